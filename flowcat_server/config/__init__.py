@@ -1,0 +1,1 @@
+"""The agent file: typed, and every mistake named with file, line and what is allowed."""

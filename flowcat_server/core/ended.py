@@ -1,0 +1,38 @@
+"""Why calls end: a closed list, ``who.what``, used in records, metrics and logs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+CALLER_HUNG_UP: Final = "caller.hung_up"
+CALLER_MEDIA_LOST: Final = "caller.media_lost"
+CALLER_IDLE: Final = "caller.idle"
+AGENT_ENDED: Final = "agent.ended"
+AGENT_TRANSFERRED: Final = "agent.transferred"
+OPERATOR_HUNG_UP: Final = "operator.hung_up"
+CARRIER_CLOSED: Final = "carrier.closed"
+CARRIER_PROTOCOL: Final = "carrier.protocol_error"
+PROVIDER_FAILED: Final = "provider.failed"
+SERVER_DRAINED: Final = "server.drained"
+SERVER_LIMIT: Final = "server.max_call"
+SERVER_ERROR: Final = "server.error"
+SERVER_KILLED: Final = "server.killed"
+"""Found at start: the process died while the call was live."""
+
+REASONS: Final = frozenset(
+    {
+        CALLER_HUNG_UP,
+        CALLER_MEDIA_LOST,
+        CALLER_IDLE,
+        AGENT_ENDED,
+        AGENT_TRANSFERRED,
+        OPERATOR_HUNG_UP,
+        CARRIER_CLOSED,
+        CARRIER_PROTOCOL,
+        PROVIDER_FAILED,
+        SERVER_DRAINED,
+        SERVER_LIMIT,
+        SERVER_ERROR,
+        SERVER_KILLED,
+    }
+)

@@ -1,0 +1,194 @@
+"""Which providers exist, what they accept and where their keys come from.
+
+A provider is a module ``providers/<kind>/<name>.py`` that holds ``PROVIDER`` (dashes in the name
+are underscores in the file name), or a row in the ``VENDORS`` table of a module that speaks a
+protocol many vendors share. Other packages add providers through the entry-point group
+``flowcat_server.providers``: the entry's name is ``<kind>.<name>``, its object a `Provider`.
+Modules import their vendor's library only when the provider is started, so that everything here
+works with no extra installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from flowcat_server.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from flowcat_server.providers.http import Http
+
+Kind = Literal["stt", "llm", "tts", "realtime", "vad"]
+KINDS: tuple[Kind, ...] = ("stt", "llm", "tts", "realtime", "vad")
+
+
+class Options(BaseModel):
+    """Base of every provider's ``options`` block. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoOptions(Options):
+    """A provider without options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a provider is created from: one ``{provider, model, ...}`` block, resolved."""
+
+    name: str
+    model: str
+    voice: str
+    language: str
+    api_key: SecretStr
+    base_url: str
+    options: Any
+    """An instance of the provider's own `Options` model."""
+    http: Http
+    """The process's shared HTTP client."""
+    base_dir: Path
+    """Directory of the configuration file; relative paths in options start here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One provider as data. `create` is called once per process."""
+
+    create: Callable[[Settings], Any]
+    options: type[Options] = NoOptions
+    env: tuple[str, ...] = ()
+    """Environment variables that hold the key, the vendor's own names; the first set one wins.
+    Empty: no key is needed."""
+    key_required: bool = True
+    """False where a key is accepted but a server of one's own needs none."""
+    base_url: str = ""
+    default_model: str = ""
+    default_voice: str = ""
+    model_required: bool = False
+    requires: tuple[str, ...] = ()
+    """Modules that must be importable; looked up, not imported."""
+    extra: str = ""
+    """The pip extra that installs them."""
+    local: bool = False
+    """Runs in this machine, without a network."""
+    status: Literal["local", "fixture-tested", "live-verified", "built-in"] = "fixture-tested"
+    title: str = ""
+    """One line for the documentation."""
+    retired: Mapping[str, str] = field(default_factory=dict)
+    """Models the vendor has shut down or will: name to ISO date."""
+
+    def check_installed(self, name: str) -> None:
+        """Raise `MissingExtra` if a needed package is absent."""
+        for module in self.requires:
+            if find_spec(module) is None:
+                raise MissingExtra(name, self.extra, module)
+
+
+@cache
+def names(kind: Kind) -> tuple[str, ...]:
+    """All provider names of a kind, sorted."""
+    package = importlib.import_module(f"flowcat_server.providers.{kind}")
+    found = {
+        module.name.replace("_", "-")
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_")
+    }
+    found.update(_vendors(kind))
+    found.update(_third_party(kind))
+    return tuple(sorted(found))
+
+
+@cache
+def find(kind: Kind, name: str) -> Provider | None:
+    """The provider of that kind and name, or None."""
+    if name in _vendors(kind):
+        return _vendors(kind)[name]
+    module_name = f"flowcat_server.providers.{kind}.{name.replace('-', '_')}"
+    if name in names(kind) and name not in _third_party(kind):
+        provider = importlib.import_module(module_name).PROVIDER
+        assert isinstance(provider, Provider)
+        return provider
+    point = _third_party(kind).get(name)
+    if point is None:
+        return None
+    provider = point.load()
+    assert isinstance(provider, Provider)
+    return provider
+
+
+@cache
+def _vendors(kind: Kind) -> Mapping[str, Provider]:
+    if kind != "llm":
+        return {}
+    module = importlib.import_module("flowcat_server.providers.llm._vendors")
+    vendors: Mapping[str, Provider] = module.VENDORS
+    return vendors
+
+
+@cache
+def _third_party(kind: Kind) -> Mapping[str, Any]:
+    prefix = f"{kind}."
+    return {
+        point.name.removeprefix(prefix): point
+        for point in entry_points(group="flowcat_server.providers")
+        if point.name.startswith(prefix)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A provider's key and where it was found; the key itself never shows in text."""
+
+    value: SecretStr
+    source: str
+    """``config``, the environment variable's name, or empty when there is none."""
+
+
+def key_names(name: str, provider: Provider) -> tuple[str, ...]:
+    """The environment variables tried for a provider's key, in order."""
+    plain = name.upper().replace("-", "_").replace(".", "_")
+    own = (*provider.env, f"FLOWCAT_{plain}_API_KEY") if provider.env else ()
+    return (*own, *(f"{variable}_FILE" for variable in own))
+
+
+def find_key(
+    name: str,
+    provider: Provider,
+    *,
+    explicit: str = "",
+    explicit_env: str = "",
+    replaced_base_url: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> Key:
+    """Find a provider's key: the block's own, then the environment.
+
+    A vendor's key found in the environment is never sent to a `base_url` that the user replaced;
+    there only `explicit` and `explicit_env` count.
+    """
+    if explicit:
+        return Key(SecretStr(explicit), "config")
+    candidates: tuple[str, ...] = (explicit_env,) if explicit_env else ()
+    if not replaced_base_url:
+        candidates += key_names(name, provider)
+    for variable in candidates:
+        value = environ.get(variable, "")
+        if not value:
+            continue
+        if variable.endswith("_FILE") and variable != explicit_env:
+            try:
+                value = Path(value).read_text(encoding="utf-8").strip()
+            except OSError:
+                continue
+        if value:
+            return Key(SecretStr(value), variable)
+    return Key(SecretStr(""), "")

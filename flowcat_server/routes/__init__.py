@@ -1,0 +1,1 @@
+"""The doors: HTTP and WebSocket handlers. Thin; they translate and delegate."""

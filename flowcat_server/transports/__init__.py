@@ -1,0 +1,1 @@
+"""Sockets and tracks: how audio reaches the far end."""

@@ -115,15 +115,15 @@ def find(kind: Kind, name: str) -> Provider | None:
         return _vendors(kind)[name]
     module_name = f"flowcat_server.providers.{kind}.{name.replace('-', '_')}"
     if name in names(kind) and name not in _third_party(kind):
-        provider = importlib.import_module(module_name).PROVIDER
-        assert isinstance(provider, Provider)
-        return provider
+        built_in: Provider = importlib.import_module(module_name).PROVIDER
+        return built_in
     point = _third_party(kind).get(name)
     if point is None:
         return None
-    provider = point.load()
-    assert isinstance(provider, Provider)
-    return provider
+    loaded = point.load()
+    if not isinstance(loaded, Provider):
+        raise TypeError(f"entry point {kind}.{name} is {type(loaded).__name__}, not a Provider")
+    return loaded
 
 
 @cache

@@ -28,6 +28,20 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing the agent knows, written once in the file (``knowledge:``).
+
+    Language models find it in their instructions; the `intents` provider matches its questions.
+    """
+
+    id: str
+    questions: tuple[str, ...]
+    """How callers ask for it, two or three wordings."""
+    answer: str
+    """What to say, in spoken sentences. Holds ``{{variables}}``."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransferTarget:
     """A number that calls may be passed to; never chosen freely by a model."""
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from flowcat_server.core.audio import AudioFormat
-from flowcat_server.core.graph import Edge, Node
+from flowcat_server.core.graph import Edge, Fact, Node
 
 # --- voice activity ---------------------------------------------------------------------------
 
@@ -199,6 +199,8 @@ class ModelRequest:
     """The node's outgoing edges; each also stands in `tools` under its `tool_name`."""
     variables: Mapping[str, Any]
     """Call variables, including what `Remember` stored."""
+    knowledge: Sequence[Fact] = ()
+    """Facts of the agent file. They also stand in `system`, for models that read."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,0 +1,25 @@
+"""Bases of every block of the agent file."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Block(BaseModel):
+    """A block of our own: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    flowcats: ClassVar[bool] = False
+    """True for Flowcat's own blocks, where an unknown key is only a warning, as Flowcat itself
+    ignores it."""
+
+
+class FlowcatBlock(Block):
+    """A block that Flowcat knows too."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    flowcats = True

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flowcat_server.core.interfaces import Word
+
 
 @dataclass(slots=True)
 class AudioIn:
@@ -69,8 +71,8 @@ class TurnEnded:
     text: str
     speech_end_ms: int
     """Last voiced sample of the caller (typed text: when it arrived)."""
-    transcript_ms: int
-    """When the transcript that was used became known."""
+    endpoint_ms: int
+    """When the silence had lasted long enough; `decided_ms` is later if the transcript was."""
     decided_ms: int
     """When the end of the turn was decided."""
     typed: bool = False
@@ -85,12 +87,20 @@ class Interrupted:
 
 
 @dataclass(slots=True)
+class ModelStarted:
+    """The first token of a reply arrived."""
+
+    turn: int
+    at_ms: int
+
+
+@dataclass(slots=True)
 class AgentText:
     """A speakable piece of a reply: a sentence or a clause."""
 
     turn: int
     text: str
-    interruptible: bool = True
+    at_ms: int
 
 
 @dataclass(slots=True)
@@ -108,6 +118,7 @@ class AudioOut:
     payload: bytes
     piece: int
     """Which `AgentText` of the turn it speaks, counted from 0."""
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(slots=True)
@@ -134,6 +145,7 @@ Frame = (
     | SpeechResumed
     | TurnEnded
     | Interrupted
+    | ModelStarted
     | AgentText
     | ReplyEnded
     | AudioOut

@@ -432,8 +432,11 @@ class PlayoutSource(Protocol):
     def queued(self) -> int:
         """Bytes that `pull` could return at once."""
 
-    def acknowledge(self, name: str, now_ms: int) -> None:
-        """The carrier says that everything sent before mark `name` was played."""
+    def lead_ms(self, now_ms: int) -> int:
+        """How far what was sent reaches beyond what has been played."""
+
+    def take_mark(self) -> str | None:
+        """The mark to send after what was just pulled, or None."""
 
 
 class CallSink(Protocol):
@@ -465,6 +468,8 @@ class Transport(Protocol):
     output_format: AudioFormat
     buffers: bool
     """The far end buffers what it is sent: send ahead, mark, clear."""
+    delay_ms: int
+    """From handing over a sample to the caller's ear, estimated."""
 
     def attach(self, sink: CallSink, source: PlayoutSource) -> None:
         """Begin: audio goes to `sink`, speech is taken from `source`."""
@@ -474,9 +479,6 @@ class Transport(Protocol):
 
     def clear(self) -> None:
         """Barge-in: the far end must forget what it has not played."""
-
-    def mark(self, name: str) -> None:
-        """Ask the far end to say when everything sent so far was played (no-op without marks)."""
 
     async def hang_up(self, reason: str) -> None:
         """End the call at the far end, politely. Idempotent, bounded in time."""

@@ -1,0 +1,275 @@
+"""When the caller speaks, pauses, has finished, and when that interrupts the agent.
+
+Theory of operation. The detector is fed with voice probabilities (one per VAD chunk, stamped
+with the time of the audio, not of its processing), transcripts, digits and typed text; it
+answers with frames. It never reads a clock: the caller passes `now_ms` and asks `deadline_ms`
+when to call `tick` if nothing else happens.
+
+    quiet --onset--> speaking --pause_ms of silence--> paused --delay--> quiet (TurnEnded)
+                        ^                                 |
+                        '------------- onset -------------'  (SpeechResumed)
+
+On entering `paused` the transcriber is asked for a transcript at once (`SpeechPaused`), so that
+decoding overlaps the wait that endpointing needs anyway. The turn ends when the silence has
+lasted `min_delay_ms`, or `max_delay_ms` if the transcript looks unfinished, and the transcript
+for this pause is there; a transcriber that does not answer holds the turn no longer than
+`transcript_wait_ms`. Silence is measured in audio time, so a blocked loop neither ends a turn
+nor hides an interruption; only when no audio comes at all does the clock stand in for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flowcat_server.core.frames import (
+    Frame,
+    Interrupted,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    TurnEnded,
+)
+
+ONSET_THRESHOLD = 0.5
+OFFSET_THRESHOLD = 0.35
+"""Hysteresis as the Silero authors use it: leave speech 0.15 below where it is entered."""
+AUDIO_STALL_MS = 500
+"""Without audio for this long, the clock stands in for audio time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRules:
+    """How long to wait and what interrupts. Milliseconds."""
+
+    onset_ms: int = 64
+    """Voiced audio needed to believe that the caller speaks."""
+    pause_ms: int = 200
+    min_delay_ms: int = 400
+    max_delay_ms: int = 1200
+    transcript_wait_ms: int = 3000
+    interruption: bool = True
+    min_speech_ms: int = 250
+    min_words: int = 0
+    digit_wait_ms: int = 1500
+    """Silence on the keypad that ends a number; ``#`` ends it at once."""
+
+
+UNFINISHED = re.compile(
+    r"\b(?:and|or|but|so|because|if|when|that|which|the|a|an|my|your|to|for|of|at|in|on|with|from"
+    r"|is|are|was|it's|i'm|i'd|like|um|uh|er|erm|hmm|well|please can you|about)[\s,.…-]*$",
+    re.IGNORECASE,
+)
+"""English endings after which people usually go on: function words and fillers."""
+
+
+def looks_unfinished(text: str) -> bool:
+    """True if a transcript ends in a word that asks for more."""
+    return text.rstrip().endswith(("...", "…", ",")) or bool(UNFINISHED.search(text))
+
+
+class TurnDetector:
+    """One call's endpointing and barge-in.
+
+    Every method takes the time and returns the frames it caused, in order.
+    """
+
+    def __init__(
+        self,
+        rules: TurnRules,
+        *,
+        agent_active: Callable[[], int | None],
+        may_interrupt: Callable[[], bool],
+        unfinished: Callable[[str], bool] = looks_unfinished,
+    ) -> None:
+        """Create a detector.
+
+        Args:
+            rules: Waits and thresholds.
+            agent_active: The number of the reply that is being made or heard, or None.
+            may_interrupt: Whether that reply may be interrupted.
+            unfinished: Whether a transcript calls for the longer wait.
+        """
+        self.rules = rules
+        self._agent_active = agent_active
+        self._may_interrupt = may_interrupt
+        self._unfinished = unfinished
+        self._turn = 0
+        """Number of the last caller turn; the greeting is reply 0."""
+        self._heard_until = 0
+        self._voice_run_start: int | None = None
+        self._onset = 0
+        self._last_voice = 0
+        self._speaking = False
+        self._open = False
+        self._paused = False
+        self._pause = 0
+        self._answered = 0
+        self._segments: dict[int, str] = {}
+        self._digits: list[str] = []
+        self._digit_ms = 0
+
+    @property
+    def speaking(self) -> bool:
+        """The caller speaks now."""
+        return self._speaking
+
+    @property
+    def open(self) -> bool:
+        """The caller has begun a turn that has not ended."""
+        return self._open
+
+    @property
+    def turn(self) -> int:
+        """Number of the caller's current or next turn."""
+        return self._turn + 1
+
+    @property
+    def text(self) -> str:
+        """The transcript of the open turn so far."""
+        return " ".join(text for _, text in sorted(self._segments.items()) if text)
+
+    def voice(self, at_ms: int, probability: float, chunk_ms: int, now_ms: int) -> list[Frame]:
+        """One VAD chunk of `chunk_ms` that ends at `at_ms`."""
+        self._heard_until = at_ms
+        frames: list[Frame] = []
+        threshold = OFFSET_THRESHOLD if self._speaking else ONSET_THRESHOLD
+        if probability >= threshold:
+            if self._voice_run_start is None:
+                self._voice_run_start = at_ms - chunk_ms
+            if not self._speaking and at_ms - self._voice_run_start >= self.rules.onset_ms:
+                frames += self._begin_speech()
+            if self._speaking:
+                self._last_voice = at_ms
+                frames += self._interruption(at_ms)
+            return frames
+        self._voice_run_start = None
+        if self._speaking and at_ms - self._last_voice >= self.rules.pause_ms:
+            self._speaking = False
+            self._paused = True
+            self._pause += 1
+            frames.append(SpeechPaused(self._last_voice, self._pause))
+        return frames + self._endpoint(now_ms)
+
+    def transcript(self, text: str, segment: int, pause: int | None, now_ms: int) -> list[Frame]:
+        """A transcript of the open turn; `pause` is the `SpeechPaused` it answers."""
+        if not self._open:
+            return []
+        self._segments[segment] = text.strip()
+        if pause is not None and pause > self._answered:
+            self._answered = pause
+        return self._endpoint(now_ms)
+
+    def digit(self, digit: str, now_ms: int) -> list[Frame]:
+        """A DTMF key."""
+        self._digits.append(digit)
+        self._digit_ms = now_ms
+        if digit == "#":
+            return self._end_digits(now_ms)
+        return []
+
+    def typed(self, text: str, now_ms: int) -> list[Frame]:
+        """A typed line is a whole turn and interrupts."""
+        return self._immediate(text, now_ms)
+
+    def tick(self, now_ms: int) -> list[Frame]:
+        """Time has passed."""
+        if self._digits and now_ms - self._digit_ms >= self.rules.digit_wait_ms:
+            return self._end_digits(now_ms)
+        return self._endpoint(now_ms)
+
+    def deadline_ms(self) -> int | None:
+        """When `tick` is wanted next, or None."""
+        deadlines = []
+        if self._digits:
+            deadlines.append(self._digit_ms + self.rules.digit_wait_ms)
+        if self._open and self._paused:
+            deadlines.append(self._heard_until + AUDIO_STALL_MS)
+            if self._answered < self._pause:
+                deadlines.append(self._last_voice + self.rules.transcript_wait_ms)
+        elif self._speaking:
+            deadlines.append(self._heard_until + AUDIO_STALL_MS + self.rules.pause_ms)
+        return min(deadlines, default=None)
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _begin_speech(self) -> list[Frame]:
+        assert self._voice_run_start is not None  # noqa: S101 - set by the caller just before
+        self._speaking = True
+        self._onset = self._voice_run_start
+        if self._open:
+            self._paused = False
+            return [SpeechResumed(self._onset)]
+        self._open = True
+        self._paused = False
+        self._segments.clear()
+        return [SpeechStarted(self._onset)]
+
+    def _interruption(self, at_ms: int) -> list[Frame]:
+        rules = self.rules
+        turn = self._agent_active()
+        if turn is None or not rules.interruption or not self._may_interrupt():
+            return []
+        if at_ms - self._onset < rules.min_speech_ms:
+            return []
+        if rules.min_words and len(self.text.split()) < rules.min_words:
+            return []
+        return [Interrupted(turn, at_ms)]
+
+    def _endpoint(self, now_ms: int) -> list[Frame]:
+        if self._speaking and now_ms - self._heard_until >= AUDIO_STALL_MS + self.rules.pause_ms:
+            # The caller's audio stopped in mid-word (muted at the source): that is a pause.
+            self._speaking = False
+            self._paused = True
+            self._pause += 1
+            return [SpeechPaused(self._last_voice, self._pause)]
+        if not self._open or not self._paused:
+            return []
+        audio_now = max(self._heard_until, now_ms - AUDIO_STALL_MS)
+        silence = audio_now - self._last_voice
+        answered = self._answered == self._pause
+        if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
+            return []
+        text = self.text
+        if not text:
+            if silence >= self.rules.min_delay_ms:
+                self._close_turn()  # a noise that no transcriber could read
+            return []
+        delay = self.rules.max_delay_ms if self._unfinished(text) else self.rules.min_delay_ms
+        if silence < delay:
+            return []
+        return self._end_turn(text, delay, now_ms)
+
+    def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
+        self._turn += 1
+        ended = TurnEnded(
+            self._turn,
+            text,
+            speech_end_ms=self._last_voice,
+            endpoint_ms=min(self._last_voice + delay_ms, now_ms),
+            decided_ms=now_ms,
+        )
+        self._close_turn()
+        return [ended]
+
+    def _close_turn(self) -> None:
+        self._open = False
+        self._paused = False
+        self._speaking = False
+        self._voice_run_start = None
+        self._segments.clear()
+
+    def _end_digits(self, now_ms: int) -> list[Frame]:
+        digits = " ".join(self._digits)
+        self._digits.clear()
+        return self._immediate(f"[keypad: {digits}]", now_ms)
+
+    def _immediate(self, text: str, now_ms: int) -> list[Frame]:
+        frames: list[Frame] = []
+        active = self._agent_active()
+        if active is not None and self._may_interrupt():
+            frames.append(Interrupted(active, now_ms))
+        self._turn += 1
+        frames.append(TurnEnded(self._turn, text, now_ms, now_ms, now_ms, typed=True))
+        return frames

@@ -13,11 +13,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import aiohttp
 import msgspec
 import structlog
 from pydantic import Field
-from yarl import URL
 
 from flowcat_server.core.interfaces import ModelEvent, ModelRequest
 from flowcat_server.errors import (
@@ -27,10 +25,11 @@ from flowcat_server.errors import (
     ProviderUnavailable,
 )
 from flowcat_server.providers import registry
-from flowcat_server.providers.faults import error_text, redact, refusal, stream_error
+from flowcat_server.providers.faults import stream_error
 from flowcat_server.providers.http import translate
 from flowcat_server.providers.llm._chat import ChatReply, chat_messages, chat_tools, deep_merge
-from flowcat_server.providers.llm._sse import SseEvent, read_events
+from flowcat_server.providers.llm._sse import SseEvent
+from flowcat_server.providers.llm._stream import endpoint, post_events
 from flowcat_server.providers.registry import Settings
 from flowcat_server.providers.warm import warm
 
@@ -139,19 +138,9 @@ class OpenAiModel:
         self._options: ChatOptions = settings.options
         self._dialect = dialect
         self._http = settings.http
-        base = URL(url or settings.base_url)
-        if base.scheme not in ("http", "https") or not base.host:
-            raise ConfigError(f"{self._name}: base_url must be an http or https URL")
-        path = base.path.rstrip("/") + "/chat/completions"
-        self._url = base.with_path(path).with_query(base.query)
+        self._url = endpoint(self._name, url or settings.base_url, "/chat/completions")
         self._key = settings.api_key.get_secret_value()
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept": "text/event-stream",
-            # A compressed stream may be held back until the compressor has enough.
-            "Accept-Encoding": "identity",
-            **self._options.headers,
-        }
+        self._headers = dict(self._options.headers)
         if self._key:
             bearer = dialect.key_header == "Authorization"
             self._headers[dialect.key_header] = f"Bearer {self._key}" if bearer else self._key
@@ -169,38 +158,33 @@ class OpenAiModel:
         if request.tools and not self._dialect.tools:
             log.warning("llm_without_tools", provider=self._name, tools=len(request.tools))
         body = request_body(request, self._model, self._options, self._dialect)
-        with translate(self._name):
-            async with self._http.session.post(
-                self._url,
-                data=msgspec.json.encode(body),
-                headers=self._headers,
-                allow_redirects=False,
-            ) as response:
-                try:
-                    if response.status != 200:
-                        raise await refusal(self._name, response, self._key)
-                    await self._check_type(response)
-                    async with aclosing(self._events(response)) as events:
-                        async for event in events:
-                            yield event
-                finally:
-                    # A response that was not read to its end must not wait for it.
-                    response.close()
-
-    async def _events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[ModelEvent, None]:
         reply = ChatReply(thinking=self._options.starts_thinking)
-        async with aclosing(read_events(response)) as events:
-            async for event in events:
-                if event.data == "[DONE]":
-                    break
-                for out in self._chunk(reply, event):
-                    yield out
-            else:
+        done = False
+        with translate(self._name):
+            async with aclosing(self._events(body)) as events:
+                async for event in events:
+                    done = _is_last(event)
+                    for out in self._finish(reply) if done else self._chunk(reply, event):
+                        yield out
+            if not done:
                 if not reply.finish_reason:
                     raise ProviderUnavailable(self._name, "the stream ended before the reply")
-        self._check_finish(reply.finish_reason)
-        for out in reply.finish():
-            yield out
+                for out in self._finish(reply):
+                    yield out
+
+    async def close(self) -> None:
+        """Nothing of one's own to close: the HTTP client is shared."""
+
+    def _events(self, body: dict[str, Any]) -> AsyncGenerator[SseEvent, None]:
+        return post_events(
+            self._http,
+            self._name,
+            self._url,
+            self._headers,
+            body,
+            key=self._key,
+            is_last=_is_last,
+        )
 
     def _chunk(self, reply: ChatReply, event: SseEvent) -> Iterator[ModelEvent]:
         chunk = msgspec.json.decode(event.data)
@@ -213,31 +197,24 @@ class OpenAiModel:
         except AttributeError as error:
             raise ProviderProtocol(self._name, f"a chunk of another shape: {error}") from error
 
-    def _check_finish(self, reason: str) -> None:
-        if reason == "error":
+    def _finish(self, reply: ChatReply) -> Iterator[ModelEvent]:
+        if reply.finish_reason == "error":  # OpenRouter
             raise ProviderUnavailable(self._name, "the reply failed at the vendor")
-        if reason == "content_filter":
+        if reply.finish_reason == "content_filter":
             raise ProviderRefused(self._name, "the vendor's content filter cut the reply")
-        if reason == "length":
+        if reply.finish_reason == "length":
             log.warning("llm_reply_cut", provider=self._name, reason="max_tokens")
+        yield from reply.finish()
 
-    async def _check_type(self, response: aiohttp.ClientResponse) -> None:
-        """Some gateways answer 200 with an error in JSON, or a log-in page."""
-        if response.content_type in ("text/event-stream", "application/octet-stream"):
-            return
-        body = await response.content.read(4096)
-        if response.content_type == "application/json":
-            message, words = error_text(body)
-            if words:
-                raise stream_error(self._name, msgspec.json.decode(body), self._key)
-            raise ProviderProtocol(self._name, f"not a stream: {redact(message, self._key)[:200]}")
-        raise ProviderProtocol(self._name, f"not a stream: {response.content_type}")
+
+def _is_last(event: SseEvent) -> bool:
+    return event.data == "[DONE]"
 
 
 def create_azure(settings: Settings, dialect: Dialect) -> OpenAiModel:
     """A model of Azure OpenAI, whose URL holds the customer's resource."""
-    endpoint = settings.options.endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT", "")
-    url = settings.base_url or (f"{endpoint.rstrip('/')}/openai/v1" if endpoint else "")
+    resource = settings.options.endpoint or os.environ.get("AZURE_OPENAI_ENDPOINT", "")
+    url = settings.base_url or (f"{resource.rstrip('/')}/openai/v1" if resource else "")
     if not url:
         raise ConfigError(
             "azure: set options.endpoint or AZURE_OPENAI_ENDPOINT to "

@@ -13,6 +13,7 @@ FlowcatError
 |-- CallRefused            no new call is taken now (full, draining)
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
+|-- RecordsError           the records database or a recording cannot be used
 `-- ToolError              a tool failed; its text is shown to the model
 """
 
@@ -129,6 +130,10 @@ class AuthError(FlowcatError):
 
 class TransportError(FlowcatError):
     """The socket or track of a call failed."""
+
+
+class RecordsError(FlowcatError):
+    """The records database or a recording cannot be used; the message says which and why."""
 
 
 class ToolError(FlowcatError):

@@ -196,16 +196,23 @@ class Tool(Block):
 
 
 class Knowledge(Block):
-    """Text that the agent may rely on."""
+    """What the agent knows: one fact, or a file of them."""
 
-    name: str = Field(description="Name of the text.")
-    path: str = Field(default="", description="File, relative to this file.")
-    text: str = Field(default="", description="The text itself.")
+    name: str = Field(default="", description="Name of the fact or file; empty: numbered.")
+    questions: Texts = Field(
+        default_factory=list, description="How callers ask for it, two or three wordings."
+    )
+    answer: str = Field(default="", description="What to say. Holds {{variables}}.")
+    path: str = Field(
+        default="",
+        description="File of facts, relative to this file: Markdown with a question as heading "
+        "over each answer, or YAML with a list of questions and answer.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Knowledge:
-        if bool(self.path) == bool(self.text):
-            raise ValueError("give either path or text")
+        if bool(self.path) == bool(self.answer):
+            raise ValueError("give either an answer (with its questions) or a path")
         return self
 
 
@@ -285,7 +292,7 @@ class Observability(Block):
     budget: Budget = Field(default_factory=Budget, description="Latency goals.")
 
 
-class Config(Block):
+class Config(FlowcatBlock):
     """One agent and the server that runs it: the whole file."""
 
     agent: Agent = Field(default_factory=Agent, description="Who answers.")
@@ -296,9 +303,7 @@ class Config(Block):
     server: Server = Field(default_factory=Server, description="The HTTP server.")
     turn: Turn = Field(default_factory=Turn, description="Who speaks when.")
     tools: list[Tool] = Field(default_factory=list, description="Functions for the model.")
-    knowledge: list[Knowledge] = Field(
-        default_factory=list, description="Texts the agent may rely on."
-    )
+    knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
     limits: Limits = Field(default_factory=Limits, description="What one process takes on.")

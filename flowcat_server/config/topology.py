@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from flowcat_server.config.blocks import FlowcatBlock
+from flowcat_server.config.document import split_short_form
 from flowcat_server.config.types import Duration, OrString
 
 
@@ -49,12 +50,6 @@ class ProviderSpec(FlowcatBlock):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return split_short_form(value) if isinstance(value, str) else value
-
-
-def split_short_form(text: str) -> dict[str, Any]:
-    """``provider/model``, split at the first slash."""
-    provider, _, model = text.strip().partition("/")
-    return {"provider": provider, "model": model} if model else {"provider": provider}
 
 
 ProviderRef = Annotated[ProviderSpec, OrString("provider or provider/model")]

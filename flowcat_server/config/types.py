@@ -125,3 +125,18 @@ class OrString:
     ) -> JsonSchemaValue:
         short: dict[str, Any] = {"type": "string", "description": self.description}
         return {"anyOf": [short, handler(schema)]}
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """Address and port of ``0.0.0.0:6210``, ``[::]:6210`` or ``:6210`` (all addresses).
+
+    Port 0 lets the system choose. Raises `ValueError` with a sentence for the user.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not colon or not port.isascii() or not port.isdecimal() or int(port[:6]) > 65535:
+        raise ValueError(f"must be address:port, such as 0.0.0.0:6210; found {text!r}")
+    return host or "0.0.0.0", int(port)  # noqa: S104 - an empty host asks for all addresses

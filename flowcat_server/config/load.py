@@ -1,0 +1,216 @@
+"""Loads an agent file: read, merge, expand, override, validate.
+
+Precedence, strongest first: ``--set``, environment, ``<name>.local.yaml`` beside the file, the
+file, defaults.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from flowcat_server.config.document import Document, Mark, Path, map_strings
+from flowcat_server.config.expand import UnsetVariable, expand
+from flowcat_server.config.files import parse_text, read_text, shown
+from flowcat_server.config.graph import build_graph, prompt_graph
+from flowcat_server.config.knowledge import read_facts
+from flowcat_server.config.models import Config
+from flowcat_server.config.overrides import apply_environment, apply_flags
+from flowcat_server.config.semantics import check
+from flowcat_server.config.validate import validate
+from flowcat_server.core.graph import Fact, Graph
+from flowcat_server.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that can be run, and where it came from."""
+
+    config: Config
+    path: FilePath
+    """The agent file, absolute."""
+    graph: Graph
+    """The agent's graph; for a prompt alone, one node and a way to end."""
+    knowledge: tuple[Fact, ...]
+    warnings: tuple[Problem, ...]
+    files: tuple[FilePath, ...]
+    """Every file read, for reloading on change."""
+    document: Document
+
+    @property
+    def base_dir(self) -> FilePath:
+        """Where relative paths of the file start."""
+        return self.path.parent
+
+    def origin(self, path: str) -> str:
+        """Where the value at a dotted path came from, such as ``agent.yaml:12``."""
+        parts = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
+        return origin(self.document, parts)
+
+
+def origin(document: Document, path: Path) -> str:
+    """``agent.yaml:12``, the name of an environment variable, ``--set`` or ``default``."""
+    mark = document.values.get(path)
+    if mark is None:
+        # A short form (`openai/gpt-4o`) or a merged key (<<) stands for values under it.
+        parent = document.mark(path[:-1]) if path[:-1] in document.values else None
+        if parent is None or (
+            isinstance(document.get(path[:-1]), dict) and path[-1] not in document.get(path[:-1])
+        ):
+            return "default"
+        mark = parent
+    return str(mark)
+
+
+def load(
+    path: FilePath | str,
+    *,
+    settings: Iterable[str] = (),
+    environ: Mapping[str, str] = os.environ,
+    refuse_unknown: bool = False,
+) -> Loaded:
+    """Load an agent file. Raises `ConfigError` with every mistake found.
+
+    `settings` are ``key=value`` texts of ``--set``. `refuse_unknown` makes unknown keys in
+    Flowcat's own blocks errors rather than warnings.
+    """
+    file = FilePath(path)
+    return load_text(
+        read_text(file),
+        file,
+        settings=settings,
+        environ=environ,
+        refuse_unknown=refuse_unknown,
+    )
+
+
+def load_text(
+    text: str,
+    path: FilePath,
+    *,
+    settings: Iterable[str] = (),
+    environ: Mapping[str, str] = os.environ,
+    refuse_unknown: bool = False,
+) -> Loaded:
+    """As `load`, with the file's text given."""
+    document = parse_text(text, path)
+    files = [path]
+    local = local_file(path)
+    if local is not None:
+        over = parse_text(read_text(local), local)
+        if over.value is not None:
+            document.merge(over)
+        files.append(local)
+    problems = apply_environment(document, environ)
+    problems += apply_flags(document, settings)
+    problems += expand_document(document, environ)
+    unset = {problem.path for problem in problems}
+    config, found = validate(document, refuse_unknown=refuse_unknown)
+    problems += [problem for problem in found if problem.path not in unset or problem.warning]
+    graph, found = _graph(document, config, path, environ, files)
+    problems += found
+    facts: tuple[Fact, ...] = ()
+    if config is not None:
+        problems += check(config, document)
+        facts, found = read_facts(config.knowledge, document, path.parent)
+        problems += found
+        files += [path.parent / entry.path for entry in config.knowledge if entry.path]
+    problems = sorted(dict.fromkeys(problems), key=lambda p: (p.file != shown(path), p.file, p.line,
+                                                              p.column))  # fmt: skip
+    errors = [problem for problem in problems if not problem.warning]
+    if errors or config is None or graph is None:
+        raise ConfigError(problems)
+    return Loaded(
+        config=config,
+        path=path.absolute(),
+        graph=graph,
+        knowledge=facts,
+        warnings=tuple(problems),
+        files=tuple(files),
+        document=document,
+    )
+
+
+def local_file(path: FilePath) -> FilePath | None:
+    """``agent.local.yaml`` beside ``agent.yaml``, if it is there."""
+    local = path.with_name(f"{path.stem}.local{path.suffix}")
+    return local if local.is_file() else None
+
+
+def expand_document(document: Document, environ: Mapping[str, str]) -> list[Problem]:
+    """Fill in ``${NAME}`` in every string that came from a file."""
+    problems: list[Problem] = []
+    absent: list[Path] = []
+
+    def filled(path: Path, text: str) -> Any:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            problems.append(document.problem(path, "holds a character that is not valid text"))
+            return ""
+        mark = document.mark(path) or Mark(document.source)
+        if mark.kind != "file" or "$" not in text:
+            return text
+        try:
+            value = expand(text, environ)
+        except UnsetVariable as error:
+            if path[0:1] == ("topology",) and path[-1] == "api_key":
+                absent.append(path)
+            else:
+                problems.append(document.problem(path, str(error)))
+            return ""
+        except ValueError as error:
+            problems.append(document.problem(path, str(error)))
+            return ""
+        if value != text:
+            document.expanded.add(path)
+        return value
+
+    document.value = map_strings(document.value, filled)
+    for path in absent:
+        del document.get(path[:-1])["api_key"]
+        document.forget(path)
+    return problems
+
+
+def _graph(
+    document: Document,
+    config: Config | None,
+    path: FilePath,
+    environ: Mapping[str, str],
+    files: list[FilePath],
+) -> tuple[Graph | None, list[Problem]]:
+    """The graph, looked at also when other parts are wrong, so that all mistakes are told."""
+    agent = document.get(("agent",))
+    agent = agent if isinstance(agent, dict) else {}
+    greeting = agent.get("greeting")
+    greeting = greeting if isinstance(greeting, str) else ""
+    tools = _tool_names(document)
+    if agent.get("graph_inline") is not None:
+        if not isinstance(agent["graph_inline"], dict):
+            return None, []  # said by validate()
+        return build_graph(document, ("agent", "graph_inline"), greeting=greeting, tools=tools)
+    if isinstance(agent.get("graph"), str) and agent["graph"]:
+        file = path.parent / agent["graph"]
+        try:
+            inner = parse_text(read_text(file), file)
+        except ConfigError as error:
+            here: Path = ("agent", "graph")
+            return None, [
+                p if p.line else document.problem(here, p.message) for p in error.problems
+            ]
+        files.append(file)
+        problems = expand_document(inner, environ)
+        graph, found = build_graph(inner, greeting=greeting, tools=tools)
+        return graph, problems + found
+    prompt = config.agent.prompt if config is not None else ""
+    return prompt_graph(prompt, greeting, tools), []
+
+
+def _tool_names(document: Document) -> list[str]:
+    tools = document.get(("tools",))
+    if not isinstance(tools, list):
+        return []
+    names = [tool.get("name") for tool in tools if isinstance(tool, dict)]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))

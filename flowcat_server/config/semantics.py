@@ -1,0 +1,166 @@
+"""What no single field can say: keys that contradict each other, addresses, what is not served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from flowcat_server.config.document import Document, Path
+from flowcat_server.config.models import Config
+from flowcat_server.config.types import parse_bind
+from flowcat_server.errors import Problem
+
+_TRANSPORTS = ("webrtc", "ws-twilio", "ws-plivo", "sip", "local")
+_SERVED = ("webrtc", "ws-twilio")
+
+
+def check(config: Config, document: Document) -> Iterator[Problem]:
+    """Every problem of a configuration whose fields are each right."""
+    yield from _agent(config, document)
+    yield from _topology(config, document)
+    yield from _addresses(config, document)
+    yield from _names(config, document)
+    yield from _not_served(config, document)
+    yield from _literal_secrets(config, document)
+
+
+def _agent(config: Config, document: Document) -> Iterator[Problem]:
+    agent = config.agent
+    if agent.graph and agent.graph_inline is not None:
+        yield document.problem(
+            ("agent", "graph"), "is not read, since graph_inline is given too", warning=True
+        )
+    if agent.prompt and (agent.graph or agent.graph_inline is not None):
+        yield document.problem(
+            ("agent", "prompt"), "is not read, since a graph is given too", warning=True
+        )
+    says_something = agent.prompt or agent.graph or agent.graph_inline is not None
+    if not says_something and config.topology.mode != "echo":
+        yield document.problem(
+            ("agent",), "the agent needs a prompt, a graph or a graph_inline", key=True
+        )
+
+
+def _topology(config: Config, document: Document) -> Iterator[Problem]:
+    mode = config.topology.mode
+    stages = ("stt", "llm", "tts", "vad")
+    single = ("provider", "model", "voice", "language", "api_key", "api_key_env", "base_url",
+              "options", "timeout", "fallback")  # fmt: skip
+    given = document.get(("topology",))
+    for name in given if isinstance(given, dict) else ():
+        if (name in stages and mode == "realtime") or (name in single and mode == "cascaded"):
+            mark = document.mark(("topology", name))
+            if mark is None or mark.source != "FLOWCAT_VOICE":
+                yield document.problem(
+                    ("topology", name), f"is not read in mode {mode}", key=True, warning=True
+                )
+
+
+def _addresses(config: Config, document: Document) -> Iterator[Problem]:
+    def bad(path: Path, rule: str, found: str) -> Problem:
+        return document.problem(path, f"must be {rule}; found {found!r}")
+
+    server, webrtc = config.server, config.webrtc
+    try:
+        parse_bind(server.bind)
+    except ValueError as error:
+        yield document.problem(("server", "bind"), str(error))
+    if server.public_url and not _is_url(server.public_url, "https", "http"):
+        yield bad(("server", "public_url"), "an address such as https://voice.example.com",
+                  server.public_url)  # fmt: skip
+    for number, proxy in enumerate(server.trusted_proxies):
+        if not _is_network(proxy):
+            yield bad(("server", "trusted_proxies", number),
+                      "an IP address or network such as 10.0.0.0/8", proxy)  # fmt: skip
+    if webrtc.advertise_ip and not _is_ip(webrtc.advertise_ip):
+        yield bad(("webrtc", "advertise_ip"), "an IP address", webrtc.advertise_ip)
+    for number, address in enumerate(webrtc.bind_ips):
+        if not _is_ip(address):
+            yield bad(("webrtc", "bind_ips", number), "an IP address", address)
+    for number, ice in enumerate(webrtc.ice_servers):
+        for url in ice.urls:
+            if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns"):
+                yield bad(("webrtc", "ice_servers", number, "urls"),
+                          "an address that begins with stun:, turn: or turns:", url)  # fmt: skip
+    webhook = config.records.webhook
+    if webhook is not None and not _is_url(webhook.url, "https", "http"):
+        yield bad(("records", "webhook", "url"), "an http:// or https:// address", webhook.url)
+
+
+def _names(config: Config, document: Document) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for number, tool in enumerate(config.tools):
+        if tool.name in seen:
+            first = document.mark(("tools", seen[tool.name]))
+            where = f", here and in line {first.line}" if first and first.line else ""
+            yield document.problem(
+                ("tools", number, "name"), f"the tool {tool.name!r} is given twice{where}"
+            )
+        seen.setdefault(tool.name, number)
+        url = tool.http.url if tool.http is not None else "{{"
+        if "{{" not in url and not _is_url(url, "https", "http"):
+            yield document.problem(
+                ("tools", number, "http", "url"),
+                f"must be an http:// or https:// address; found {url!r}",
+            )
+
+
+def _not_served(config: Config, document: Document) -> Iterator[Problem]:
+    kind = config.transport.kind
+    if kind not in _SERVED:
+        known = "not served by this version" if kind in _TRANSPORTS else "unknown"
+        yield document.problem(
+            ("transport", "kind"),
+            f"{kind!r} is {known}; the page and the carriers are served in any case",
+            warning=True,
+        )
+    plivo = config.carriers.plivo
+    if plivo is not None and (plivo.auth_id or plivo.auth_token.get_secret_value()):
+        yield document.problem(
+            ("carriers", "plivo"), "Plivo is not served by this version", key=True, warning=True
+        )
+
+
+def _literal_secrets(config: Config, document: Document) -> Iterator[Problem]:
+    paths: list[tuple[Path, SecretStr]] = [
+        ((*path.split("."), "api_key"), spec.api_key) for _, path, spec in config.topology.used()
+    ]
+    paths.append((("carriers", "twilio", "auth_token"), config.carriers.twilio.auth_token))
+    for path, secret in paths:
+        real = tuple(int(part) if str(part).isdecimal() else part for part in path)
+        mark = document.mark(real)
+        literal = document.get(real) == secret.get_secret_value() and real not in document.expanded
+        if secret.get_secret_value() and literal and mark is not None and mark.kind == "file":
+            yield document.problem(
+                real,
+                "a key stands in the file; leave it to the environment: ${NAME}",
+                warning=True,
+            )
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_url(text: str, *schemes: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in schemes and bool(parts.hostname)

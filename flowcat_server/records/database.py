@@ -53,6 +53,11 @@ def database_url(database: str, directory: Path) -> URL:
     return url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
 
 
+def absolute(directory: Path | str) -> Path:
+    """The directory, wherever the process goes later."""
+    return Path(directory).absolute()
+
+
 def shown(url: URL) -> str:
     """The URL for messages, without its password."""
     return url.render_as_string(hide_password=True)
@@ -155,7 +160,7 @@ def _reason(error: BaseException) -> str:
 def _version(connection: Connection) -> int:
     if not inspect(connection).has_table(schema_version.name):
         return 0
-    return connection.execute(select(schema_version.c.version)).scalar_one()
+    return int(connection.execute(select(schema_version.c.version)).scalar_one())
 
 
 def _migrate(connection: Connection) -> None:

@@ -167,7 +167,7 @@ class Flusher:
         while True:
             try:
                 await self._transaction(batch)
-            except (SQLAlchemyError, OSError, TimeoutError, UnicodeError, ValueError) as error:
+            except (SQLAlchemyError, OSError, TimeoutError, ValueError, OverflowError) as error:
                 if not _is_away(error):
                     await self._write_apart(parts, error)
                     return
@@ -227,8 +227,6 @@ def _insert(engine: AsyncEngine, table: Table) -> Executable:
 
 def _is_away(error: Exception) -> bool:
     """Whether trying the same rows again may help."""
-    if isinstance(error, UnicodeError):
-        return False
     if isinstance(error, DBAPIError):
         return error.connection_invalidated or not _blames_row(error)
     if isinstance(error, StatementError):

@@ -20,7 +20,7 @@ _FOLDER = ".instances"
 
 
 class Instance:
-    """This process's mark; `close` removes it."""
+    """This process's mark."""
 
     def __init__(self, directory: Path) -> None:
         self.id = secrets.token_hex(8)
@@ -29,9 +29,11 @@ class Instance:
         self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def close(self) -> None:
+    def close(self, *, leaves_calls: bool = False) -> None:
+        """Give the lock back. With `leaves_calls` the file stays, to say that the owner is dead."""
         if self._file >= 0:
-            self._path.unlink(missing_ok=True)
+            if not leaves_calls:
+                self._path.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 

@@ -20,15 +20,40 @@ from typing import Any
 KINDS = ("card_number", "dtmf", "digits")
 
 _UNITS = {
-    word: str(value)
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-} | {"oh": "0", "o": "0", "nought": "0", "naught": "0", "nil": "0"}
+    "oh": "0",
+    "o": "0",
+    "zero": "0",
+    "nought": "0",
+    "nil": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+    "eleven": "11",
+    "twelve": "12",
+    "thirteen": "13",
+    "fourteen": "14",
+    "fifteen": "15",
+    "sixteen": "16",
+    "seventeen": "17",
+    "eighteen": "18",
+    "nineteen": "19",
+}
 _TENS = {
-    word: str(value)
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+    "twenty": "2",
+    "thirty": "3",
+    "forty": "4",
+    "fifty": "5",
+    "sixty": "6",
+    "seventy": "7",
+    "eighty": "8",
+    "ninety": "9",
 }
 _REPEATS = {"double": 2, "triple": 3, "treble": 3}
 _TOKEN = re.compile(
@@ -38,8 +63,12 @@ _BETWEEN = re.compile(r"[\s,.\-\u2010-\u2015/_:;]{0,6}(?:(?:and|uh|um|then)[\s,.
 """What may stand between two digits of one spoken or written number."""
 _KEYPAD = re.compile(r"\[keypad:[^\]]*\]", re.IGNORECASE)
 _CARD = "[card number]"
+_SHORTEST, _LONGEST = 13, 19
+"""Digits of a card number."""
 _SECRET_KEY = re.compile(r"(?i)token|secret|password|passwd|api_?key|authorization|^cvv$|^cvc$")
 _MAX_DEPTH = 8
+MAX_TEXT = 8_000
+"""Characters kept of one text: some minutes of talk, or a large tool result."""
 
 _Piece = tuple[str, int, int]
 """Digits, and where the words that say them begin and end."""
@@ -73,7 +102,9 @@ class Redactor:
             self._steps.append(_hide_digits)
 
     def text(self, text: str) -> str:
-        """The text as it may be stored: redacted, and without what databases refuse."""
+        """The text as it may be stored: redacted, not endless, without what databases refuse."""
+        if len(text) > MAX_TEXT:
+            text = text[:MAX_TEXT] + "..."
         if not text.isascii() or "\0" in text:
             # PostgreSQL takes no NUL, and no driver takes half a surrogate pair.
             text = text.replace("\0", "").encode("utf-8", "replace").decode()
@@ -144,6 +175,9 @@ def _pieces(text: str, tokens: list[re.Match[str]], place: int) -> tuple[list[_P
     start, end = token.span()
     if word.isdecimal():
         digits = word if word.isascii() else "".join(str(unicodedata.decimal(c)) for c in word)
+        if len(digits) <= _LONGEST:
+            return [(digits, start, end)], 1
+        # Number, expiry and code run into one: a card number may begin and end anywhere.
         return [(digit, start + n, start + n + 1) for n, digit in enumerate(digits)], 1
     following = tokens[place + 1] if place + 1 < len(tokens) else None
     if following is not None and not _BETWEEN.fullmatch(text, end, following.start()):
@@ -170,22 +204,22 @@ def _hide_cards(text: str) -> str:
 
 
 def _cards(run: list[_Piece]) -> list[tuple[int, int]]:
-    """Spans of the run that say a card number; the longest from each place wins."""
+    """Spans of the run that say card numbers; overlapping ones are joined."""
     found: list[tuple[int, int]] = []
-    first = 0
-    while first < len(run):
-        digits, best = "", -1
-        for last in range(first, len(run)):
-            digits += run[last][0]
-            if len(digits) > 19:
+    for first, (_, start, _) in enumerate(run):
+        digits, end = "", -1
+        for piece, _, piece_end in run[first : first + _LONGEST]:
+            digits += piece
+            if len(digits) > _LONGEST:
                 break
-            if len(digits) >= 13 and len(set(digits)) > 1 and luhn(digits):
-                best = last
-        if best < 0:
-            first += 1
+            if len(digits) >= _SHORTEST and len(set(digits)) > 1 and luhn(digits):
+                end = piece_end
+        if end < 0:
             continue
-        found.append((run[first][1], run[best][2]))
-        first = best + 1
+        if found and start < found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
     return found
 
 

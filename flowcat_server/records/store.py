@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import delete, insert, select, text, update
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 ACCEPT_TIMEOUT_MS = 1_000
 END_TIMEOUT_MS = 5_000
 SWEEP_MS = 600_000
+FIRST_SWEEP_MS = 60_000
 _CHUNK = 200
 
 
@@ -71,7 +73,7 @@ class Store:
         self._webhook = webhook
         self._writers: dict[str, CallWriter] = {}
         self._flusher = Flusher(engine, on_dropped=on_dropped)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @classmethod
     async def open(
@@ -101,7 +103,7 @@ class Store:
         Raises:
             RecordsError: The database or the directory cannot be used.
         """
-        directory = Path(directory).absolute()
+        directory = database.absolute(directory)
         url = database.database_url(database_name, directory)
         if not read_only:
             _make_private(directory)
@@ -128,10 +130,8 @@ class Store:
         )
         if instance is not None:
             await store._refresh()
-            store._tasks = [
-                asyncio.create_task(store._flusher.run(), name="records-writer"),
-                asyncio.create_task(store._housekeeping(), name="records-housekeeping"),
-            ]
+            store._start("records-writer", store._flusher.run)
+            store._start("records-housekeeping", store._housekeeping)
         return store
 
     async def close(self, timeout_ms: int = END_TIMEOUT_MS) -> None:
@@ -139,26 +139,39 @@ class Store:
         if self._tasks and not await self._flusher.written(timeout_ms):
             lost = sum(writer.pending for writer in self._writers.values())
             log.error("records_lost_at_close", waiting=lost)
-        for task in self._tasks:
+        tasks, self._tasks = list(self._tasks.values()), {}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._instance is not None:
             await self._leave(self._instance)
             self._instance = None
         await self._engine.dispose()
 
+    def _start(self, name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run one of the store's two tasks; one that breaks is reported and started again."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            if task.cancelled() or self._tasks.get(name) is not task:
+                return
+            log.critical("records_task_broke", task=name, exc_info=task.exception())
+            self._start(name, run)
+
+        task = asyncio.create_task(run(), name=name)
+        self._tasks[name] = task
+        task.add_done_callback(done)
+
     async def _leave(self, instance: Instance) -> None:
+        leaves_calls = True
+        mine = select(calls.c.id).where(calls.c.owner == instance.id, calls.c.ended_at.is_(None))
         try:
             async with asyncio.timeout(2), self._engine.begin() as connection:
-                left = select(calls.c.id).where(calls.c.owner == instance.id)
-                if (
-                    await connection.execute(left.where(calls.c.ended_at.is_(None)))
-                ).first() is None:
+                leaves_calls = (await connection.execute(mine.limit(1))).first() is not None
+                if not leaves_calls:
                     await connection.execute(delete(instances).where(instances.c.id == instance.id))
         except (SQLAlchemyError, OSError, TimeoutError) as error:
-            log.warning("records_left_uncleanly", error=str(error))
-        instance.close()
+            log.warning("records_left_uncleanly", error=" ".join(str(error).split()))
+        instance.close(leaves_calls=leaves_calls)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -342,8 +355,9 @@ class Store:
                 )
 
     async def _housekeeping(self) -> None:
-        next_sweep = time.monotonic()
+        next_sweep = time.monotonic() + FIRST_SWEEP_MS / 1000
         while True:
+            await asyncio.sleep(REFRESH_MS / 1000)
             try:
                 async with asyncio.timeout(60):
                     await self._refresh()
@@ -354,7 +368,6 @@ class Store:
                             await self.sweep(_now(), self._keep_ms)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 log.warning("records_housekeeping_failed", error=" ".join(str(error).split()))
-            await asyncio.sleep(REFRESH_MS / 1000)
 
 
 def _now() -> int:

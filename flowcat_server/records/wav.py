@@ -60,4 +60,4 @@ def repair(path: Path) -> int:
         file.truncate(HEADER_SIZE + samples * channels * 2)
         file.seek(0)
         file.write(header(rate, channels, samples * channels * 2))
-    return samples * 1000 // rate
+    return int(samples * 1000 // rate)

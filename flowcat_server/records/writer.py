@@ -19,9 +19,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import structlog
+
 from flowcat_server.core import events as ev
 from flowcat_server.records.models import LATENCY_PARTS, CallRow, Usage
 from flowcat_server.records.redact import Redactor
+
+log = structlog.get_logger()
 
 QUEUE_SIZE = 1_000
 
@@ -159,7 +163,12 @@ class CallWriter:
             rows.calls.append(self._call_row())
         for _ in range(min(limit, len(self._queue))):
             seq, item = self._queue.popleft()
-            self._convert(rows, seq, item)
+            try:
+                self._convert(rows, seq, item)
+            except (AttributeError, TypeError, ValueError, RecursionError) as error:
+                # A tool may return anything; one odd value must not stop everybody's records.
+                self.dropped += 1
+                log.warning("event_not_recordable", kind=type(item).__name__, error=str(error))
         return rows
 
     def _convert(self, rows: Rows, seq: int, item: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -81,7 +81,7 @@ class ScriptedLlm:
     async def start(self) -> None:
         """Nothing to load."""
 
-    async def reply(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+    async def reply(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """Stream the reply that is due."""
         trouble = self._faults.take()
         await trouble.before()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from pydantic import Field
 
@@ -72,7 +72,7 @@ class ScriptedRealtime:
 
     async def converse(
         self, setup: RealtimeSetup, inbox: RealtimeInbox
-    ) -> AsyncIterator[RealtimeEvent]:
+    ) -> AsyncGenerator[RealtimeEvent, None]:
         """One session."""
         trouble = self._faults.take()
         await trouble.before()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from pydantic import Field
 
@@ -57,7 +57,9 @@ class ScriptedStt:
     async def start(self) -> None:
         """Nothing to load."""
 
-    async def transcribe(self, inbox: SttInbox, audio: AudioFormat) -> AsyncIterator[Transcript]:
+    async def transcribe(
+        self, inbox: SttInbox, audio: AudioFormat
+    ) -> AsyncGenerator[Transcript, None]:
         """One call's stream."""
         await self._faults.connect()
         script = _Script(self._options, audio)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from pydantic import Field
@@ -56,7 +56,7 @@ class ScriptedVoice:
         self.format = audio
         self._options, self._faults = options, faults
 
-    async def synthesize(self, text: str) -> AsyncIterator[Speech]:
+    async def synthesize(self, text: str) -> AsyncGenerator[Speech, None]:
         """Hum one sentence, word by word."""
         options = self._options
         trouble = self._faults.take()

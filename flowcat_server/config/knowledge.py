@@ -44,10 +44,10 @@ def read_facts(
         try:
             facts += _from_file(entry, file)
         except ConfigError as error:
-            for problem in error.problems:
-                problems.append(
-                    problem if problem.line else document.problem(here, problem.message)
-                )
+            problems += [
+                problem if problem.line else document.problem(here, problem.message)
+                for problem in error.problems
+            ]
     return _unique(facts), problems
 
 

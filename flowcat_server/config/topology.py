@@ -11,6 +11,8 @@ from flowcat_server.config.blocks import FlowcatBlock
 from flowcat_server.config.document import split_short_form
 from flowcat_server.config.types import Duration, OrString
 
+ProviderKind = Literal["stt", "llm", "tts", "realtime", "vad"]
+
 
 class ProviderSpec(FlowcatBlock):
     """One provider: who, which model, and who takes over when it fails.
@@ -117,10 +119,13 @@ class Topology(FlowcatBlock):
             fallback=self.fallback,
         ).model_copy(update={"timeout": self.timeout})
 
-    def used(self) -> Iterator[tuple[str, str, ProviderSpec]]:
+    def used(self) -> Iterator[tuple[ProviderKind, str, ProviderSpec]]:
         """Every provider in use: kind, dotted path, spec; fallbacks after their owner."""
-        kinds = {"cascaded": ("vad", "stt", "llm", "tts"), "realtime": ("realtime",), "echo": ()}
-        for kind in kinds[self.mode]:
+        kinds: dict[str, tuple[ProviderKind, ...]] = {
+            "cascaded": ("vad", "stt", "llm", "tts"),
+            "realtime": ("realtime",),
+        }
+        for kind in kinds.get(self.mode, ()):
             path = "topology" if kind == "realtime" else f"topology.{kind}"
             spec: ProviderSpec = getattr(self, kind)
             yield kind, path, spec

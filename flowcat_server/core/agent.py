@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowcat_server.core.graph import Edge, Graph, Node, Slot
+from flowcat_server.core.graph import Edge, Fact, Graph, Node, Slot
 from flowcat_server.core.interfaces import Message, ModelRequest, ToolSpec
 from flowcat_server.core.templates import render
 
@@ -39,7 +39,7 @@ class Profile:
     """The tools that nodes may name."""
     facts: str = ""
     """Knowledge appended to every system prompt."""
-    knowledge: Sequence[Any] = ()
+    knowledge: Sequence[Fact] = ()
     """The same knowledge as `Fact`s, for providers that look answers up."""
 
 

@@ -64,6 +64,13 @@ class SpeechResumed:
 
 
 @dataclass(slots=True)
+class TurnDropped:
+    """What sounded like speech held no words: no reply is owed."""
+
+    at_ms: int
+
+
+@dataclass(slots=True)
 class TurnEnded:
     """The caller has finished; a reply is owed."""
 
@@ -143,6 +150,7 @@ Frame = (
     | SpeechStarted
     | SpeechPaused
     | SpeechResumed
+    | TurnDropped
     | TurnEnded
     | Interrupted
     | ModelStarted

@@ -14,7 +14,7 @@ does its text become part of what was said.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flowcat_server.core.audio import AudioFormat
@@ -25,6 +25,8 @@ MS_PER_CHAR = 65
 FULLY_HEARD_MS = 60
 """A piece counts as heard if less than this of it is missing: the tail is silence."""
 CHAR_RATE_MEMORY = 0.3
+MARK_WAIT_MS = 1000
+"""How long after its predicted end a reply waits for the mark behind it."""
 
 
 @dataclass(slots=True)
@@ -94,17 +96,26 @@ class _Span:
 class Playout:
     """The audio that waits to be sent, and the ledger of what became of it. Pure."""
 
-    def __init__(self, audio: AudioFormat, *, delay_ms: int, marks: bool) -> None:
+    def __init__(
+        self,
+        audio: AudioFormat,
+        *,
+        delay_ms: int,
+        marks: bool,
+        tap: Callable[[int, bytes], None] | None = None,
+    ) -> None:
         """Create an empty ledger.
 
         Args:
             audio: Format of what is pushed and pulled.
             delay_ms: From handing a sample to the transport to the caller's ear.
             marks: The transport acknowledges what was played.
+            tap: Given all audio that is sent, with the time at which it will sound.
         """
         self.audio = audio
         self.delay_ms = delay_ms
         self.marks = marks
+        self._tap = tap
         self.replies: list[Reply] = []
         self._open: dict[int, Reply] = {}
         self._queue: deque[tuple[int, int, bytes]] = deque()
@@ -138,6 +149,17 @@ class Playout:
             return None
         reply.pieces.append(Piece(text))
         return len(reply.pieces) - 1
+
+    def extend_piece(self, turn: int, piece: int, text: str) -> None:
+        """More text of a piece whose audio arrives beside its text (speech to speech)."""
+        reply = self._open.get(turn)
+        if reply is not None:
+            reply.pieces[piece].text += text
+
+    def heard_so_far_ms(self, turn: int, now_ms: int) -> int:
+        """How much of an open reply has been heard."""
+        reply = self._open.get(turn)
+        return 0 if reply is None else self._heard(reply, now_ms)[0]
 
     def push(
         self, turn: int, piece: int, payload: bytes, now_ms: int, words: Sequence[Word] = ()
@@ -206,7 +228,9 @@ class Playout:
             wanted -= len(chunk)
             self._queued -= len(chunk)
             chunks.append(chunk)
-            self._enter(turn, piece, len(chunk), now_ms)
+            start_ms = self._enter(turn, piece, len(chunk), now_ms)
+            if self._tap is not None:
+                self._tap(start_ms, chunk)
         self._unmarked = True
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -263,11 +287,13 @@ class Playout:
             self._settle(reply)
         return done
 
-    def settles_at_ms(self) -> int | None:
+    def settles_at_ms(self, now_ms: int) -> int | None:
         """When `settle` is wanted next, as far as is known; None while nothing is complete."""
-        if self._queued or not any(reply.complete for reply in self._open.values()):
+        if not any(reply.complete for reply in self._open.values()):
             return None
-        return self._sent_end_ms
+        if self._marks and not self._queued and self._sent_end_ms <= now_ms:
+            return self._marks[-1][1] + MARK_WAIT_MS
+        return max(self._sent_end_ms, now_ms) + self.audio.duration_ms(self._queued)
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""
@@ -294,9 +320,13 @@ class Playout:
         if any(queued_turn == turn for queued_turn, _, _ in self._queue):
             return True
         last = next((span for span in reversed(self._spans) if span.turn == turn), None)
-        return last is not None and last.end_ms > now_ms
+        if last is None:
+            return False
+        return last.end_ms > now_ms or any(
+            end >= last.end_ms and now_ms < end + MARK_WAIT_MS for _, end in self._marks
+        )
 
-    def _enter(self, turn: int, piece: int, size: int, now_ms: int) -> None:
+    def _enter(self, turn: int, piece: int, size: int, now_ms: int) -> int:
         reply = self._open.get(turn)
         if reply is not None and reply.first_sent_ms is None:
             reply.first_sent_ms = now_ms
@@ -312,6 +342,7 @@ class Playout:
             last.ms += ms
         else:
             self._spans.append(_Span(turn, piece, start, ms))
+        return start
 
     def _heard(self, reply: Reply, now_ms: int) -> tuple[int, list[str]]:
         per_piece = [0] * len(reply.pieces)

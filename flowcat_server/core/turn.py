@@ -29,6 +29,7 @@ from flowcat_server.core.frames import (
     SpeechPaused,
     SpeechResumed,
     SpeechStarted,
+    TurnDropped,
     TurnEnded,
 )
 
@@ -124,6 +125,11 @@ class TurnDetector:
     def turn(self) -> int:
         """Number of the caller's current or next turn."""
         return self._turn + 1
+
+    def skip(self) -> int:
+        """Take the next turn's number for something the agent says unasked."""
+        self._turn += 1
+        return self._turn
 
     @property
     def text(self) -> str:
@@ -235,6 +241,7 @@ class TurnDetector:
         if not text:
             if silence >= self.rules.min_delay_ms:
                 self._close_turn()  # a noise that no transcriber could read
+                return [TurnDropped(now_ms)]
             return []
         delay = self.rules.max_delay_ms if self._unfinished(text) else self.rules.min_delay_ms
         if silence < delay:

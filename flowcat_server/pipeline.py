@@ -1,0 +1,255 @@
+"""Which processors a call needs, in order: cascaded, speech to speech, or echo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from flowcat_server.config.models import Config
+from flowcat_server.core import ended
+from flowcat_server.core.agent import Agent, Profile
+from flowcat_server.core.conversation import Conversation
+from flowcat_server.core.frames import Frame
+from flowcat_server.core.graph import TransferTarget
+from flowcat_server.core.interfaces import (
+    LanguageModel,
+    SpeechToSpeech,
+    SpeechToText,
+    TextToSpeech,
+    Transport,
+    Vad,
+)
+from flowcat_server.core.playout import Playout, Reply
+from flowcat_server.core.processor import Processor, link
+from flowcat_server.core.templates import names, time_variables
+from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
+from flowcat_server.processors.actions import Actions
+from flowcat_server.processors.call import Call
+from flowcat_server.processors.deadlines import Deadline
+from flowcat_server.processors.echo import EchoProcessor
+from flowcat_server.processors.idle import IdleProcessor, IdleRules
+from flowcat_server.processors.play import PlayProcessor
+from flowcat_server.processors.realtime import RealtimeProcessor
+from flowcat_server.processors.record import Recorder, RecordProcessor
+from flowcat_server.processors.reply import DeadAir, Model, ReplyProcessor
+from flowcat_server.processors.speak import SpeakProcessor
+from flowcat_server.processors.transcribe import TranscribeProcessor
+from flowcat_server.processors.turn import TurnProcessor
+from flowcat_server.tools.toolbox import Toolbox
+
+Plug = TypeVar("Plug")
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[Plug]):
+    """One provider of a kind; the first of a list is used, the others are its fallbacks."""
+
+    name: str
+    plug: Plug
+    first_ms: int | None = None
+    """Own deadline for the first result; None: the kind's."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What all calls of one agent share."""
+
+    config: Config
+    profile: Profile
+    toolbox: Toolbox
+    vad: Vad | None = None
+    stt: Sequence[Candidate[SpeechToText]] = ()
+    llm: Sequence[Candidate[LanguageModel]] = ()
+    tts: Sequence[Candidate[TextToSpeech]] = ()
+    realtime: SpeechToSpeech | None = None
+
+
+class CallLine:
+    """A linked pipeline and the two things that happen at its ends: greeting and goodbye."""
+
+    def __init__(
+        self,
+        call: Call,
+        parts: Parts,
+        transport: Transport,
+        recorder: Recorder | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Build the processors for `parts.config.topology.mode` and link them.
+
+        Args:
+            call: The owner; its tasks can be started from now on.
+            parts: Providers and agent.
+            transport: The way to the far end.
+            recorder: Where both sides are recorded; None: nowhere.
+            variables: Call variables on top of the agent's own.
+        """
+        self._call = call
+        self._parts = parts
+        self._transport = transport
+        self.transfer: TransferTarget | None = None
+        per_ms = recorder.sample_rate / 1000 if recorder else 0
+        self.playout = Playout(
+            transport.output_format,
+            delay_ms=transport.delay_ms,
+            marks=transport.buffers,
+            tap=(lambda at_ms, audio: recorder.agent(int(at_ms * per_ms), audio))
+            if recorder
+            else None,
+        )
+        mode = parts.config.topology.mode
+        self.agent: Agent | None = None
+        self._actions: Actions | None = None
+        if mode != "echo":
+            self.agent = Agent(parts.profile, _clock_variables(parts.profile, variables))
+            self._actions = Actions(
+                call, self.agent, self.playout, parts.toolbox.run, parts.toolbox.fillers
+            )
+        self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
+        self._reply: ReplyProcessor | None = None
+        middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
+            mode
+        ]()
+        record = [RecordProcessor(call, recorder, transport.input_format)] if recorder else []
+        self.processors: list[Processor] = [*record, *middle, self._play]
+        self._process = link(self.processors)
+
+    def entry(self, frame: Frame) -> None:
+        """Push a frame through the chain."""
+        self._process(frame)
+
+    def begin(self) -> None:
+        """The call is up: speak first."""
+        if self._reply is not None:
+            self._reply.greet()
+
+    def played(self) -> None:
+        """The far end has played more: a reply may have been heard to its end."""
+        self._play.watch()
+
+    # --- the three lists --------------------------------------------------------------------
+
+    def _cascaded(self) -> list[Processor]:
+        call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
+        assert parts.vad is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
+        turn_config = parts.config.turn
+        detector = TurnDetector(
+            _turn_rules(parts.config),
+            agent_active=playout.active,
+            may_interrupt=playout.interruptible,
+            unfinished=looks_unfinished
+            if turn_config.endpointing.mode == "smart"
+            else lambda text: False,
+        )
+        turn = TurnProcessor(call, detector, parts.vad, transport.input_format)
+        transcribe = TranscribeProcessor(
+            call, [c.plug for c in parts.stt], transport.input_format, turn.transcript
+        )
+        deadlines = turn_config.deadlines
+        reply = ReplyProcessor(
+            call,
+            [
+                Model(
+                    c.name, c.plug, Deadline(c.first_ms or deadlines.llm.first, deadlines.llm.gap)
+                )
+                for c in parts.llm
+            ],
+            self.agent,
+            Conversation(playout),
+            playout,
+            self._actions,
+            DeadAir(
+                turn_config.dead_air.filler_after,
+                turn_config.dead_air.filler,
+                turn_config.dead_air.give_up_after,
+                turn_config.dead_air.say,
+            ),
+        )
+        idle = IdleProcessor(
+            call,
+            IdleRules(
+                turn_config.idle.after,
+                turn_config.idle.say,
+                turn_config.idle.times,
+                turn_config.idle.then == "hangup",
+            ),
+            detector,
+            playout,
+            reply.begin,
+        )
+        speak = SpeakProcessor(
+            call,
+            [c.plug for c in parts.tts],
+            transport.output_format,
+            Deadline(
+                parts.tts[0].first_ms or deadlines.tts.first,
+                deadlines.tts.gap,
+            ),
+            lambda: playout.buffered_ms(call.now_ms()),
+        )
+        self._reply = reply
+        return [turn, transcribe, reply, idle, speak]
+
+    def _realtime(self) -> list[Processor]:
+        parts, transport = self._parts, self._transport
+        assert parts.realtime is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
+        return [
+            RealtimeProcessor(
+                self._call,
+                parts.realtime,
+                self.agent,
+                self.playout,
+                transport.input_format,
+                transport.output_format,
+                self._actions,
+            )
+        ]
+
+    def _echo(self) -> list[Processor]:
+        transport = self._transport
+        return [EchoProcessor(self.playout, transport.input_format, transport.output_format)]
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _on_settled(self, reply: Reply) -> None:
+        """A reply was heard or cut off: goodbyes and transfers wait for this."""
+        actions = self._actions
+        if actions is None or self.playout.active() is not None:
+            return
+        if reply.interrupted:
+            # The caller has more to say; the agent decides again after the next turn.
+            return
+        if actions.transfer is not None:
+            self.transfer = actions.transfer
+            self._call.end(ended.AGENT_TRANSFERRED, actions.transfer.name)
+        elif actions.ending:
+            self._call.end(ended.AGENT_ENDED)
+
+
+def _turn_rules(config: Config) -> TurnRules:
+    turn = config.turn
+    return TurnRules(
+        pause_ms=turn.endpointing.pause,
+        min_delay_ms=turn.endpointing.min_delay,
+        max_delay_ms=turn.endpointing.max_delay,
+        transcript_wait_ms=turn.deadlines.stt.first,
+        interruption=turn.interruption.enabled,
+        min_speech_ms=turn.interruption.min_speech,
+        min_words=turn.interruption.min_words,
+    )
+
+
+def _clock_variables(profile: Profile, variables: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The call's own variables, with the clock variables that the agent's texts refer to."""
+    graph = profile.graph
+    texts = [graph.global_prompt, profile.facts]
+    texts += [text for node in graph.nodes.values() for text in (node.prompt, node.greeting)]
+    wanted = set().union(*(names(text) for text in texts))
+    now = datetime.now(UTC).astimezone()
+    return {
+        "_today": now.date().isoformat(),
+        **time_variables(wanted, now),
+        **(variables or {}),
+    }

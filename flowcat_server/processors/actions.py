@@ -1,0 +1,138 @@
+"""What a model may do besides speaking: walk the graph, remember, run tools, end, pass on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowcat_server.core import events
+from flowcat_server.core.agent import END_CALL, REMEMBER, TRANSFER, Agent
+from flowcat_server.core.graph import Edge, TransferTarget
+from flowcat_server.core.interfaces import ToolCall
+from flowcat_server.core.playout import Playout
+from flowcat_server.errors import ToolError
+from flowcat_server.processors.call import Call
+
+ToolRunner = Callable[[ToolCall, Agent], Awaitable[str]]
+"""Runs a tool named in the file and returns what the model is told; raises `ToolError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a tool call came to."""
+
+    result: str
+    """Told to the model."""
+    speech: tuple[str, ...] = ()
+    """Spoken at once, in these words."""
+    ask_again: bool = True
+    """The model is to go on with the result; False: everything has been said."""
+
+
+class Actions:
+    """Carries out tool calls for one call; shared by cascaded and speech-to-speech pipelines."""
+
+    def __init__(
+        self,
+        call: Call,
+        agent: Agent,
+        playout: Playout,
+        run_tool: ToolRunner,
+        fillers: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        """Create the set.
+
+        Args:
+            call: The owner.
+            agent: Where the call is in the graph.
+            playout: Open replies become uninterruptible on nodes that say so.
+            run_tool: Runs the file's own tools.
+            fillers: By tool name, what is spoken while it runs.
+        """
+        self._call = call
+        self._agent = agent
+        self._playout = playout
+        self._run_tool = run_tool
+        self._fillers = fillers
+        self._used = 0
+        self.transfer: TransferTarget | None = None
+        """Where the call goes when the current reply has been heard."""
+        self.ending = False
+        """The call ends when the current reply has been heard."""
+
+    def filler(self, call: ToolCall) -> str:
+        """What to say while a tool runs; empty when it needs none."""
+        texts = self._fillers.get(call.name, ())
+        if not texts or self._agent.edge(call.name) is not None:
+            return ""
+        self._used += 1
+        return self._agent.render(texts[self._used % len(texts)])
+
+    async def run(self, turn: int, call: ToolCall) -> Outcome:
+        """Carry out one tool call of reply `turn`. Tool failures are results, not errors."""
+        edge = self._agent.edge(call.name)
+        if edge is not None:
+            return self._follow(turn, edge)
+        if call.name == END_CALL:
+            self.ending = True
+            return Outcome("The call ends when your goodbye has been heard.", ask_again=False)
+        if call.name == REMEMBER:
+            self.remember(call.arguments)
+            return Outcome("Stored.")
+        if call.name.startswith(TRANSFER):
+            return self._transfer(call.name.removeprefix(TRANSFER))
+        return Outcome(await self._run(call))
+
+    def remember(self, values: Mapping[str, Any]) -> None:
+        """Merge values into the call's variables."""
+        changed = self._agent.remember(values)
+        if changed:
+            self._call.publish(events.Variables(self._call.now_ms(), changed))
+
+    def enter_node(self) -> None:
+        """Tell the world where the conversation is."""
+        node = self._agent.node
+        self._call.publish(events.NodeEntered(self._call.now_ms(), node.id, node.name))
+
+    def _follow(self, turn: int, edge: Edge) -> Outcome:
+        agent = self._agent
+        node = agent.enter(edge)
+        self.enter_node()
+        reply = self._playout.reply(turn)
+        if reply is not None and not node.allow_interrupt:
+            reply.interruptible = False
+        self.ending = agent.finished
+        speech = [agent.render(edge.speech)] if edge.speech else []
+        if node.greeting:
+            speech.append(agent.render(node.greeting))
+            return Outcome(
+                f"You are now at: {node.name}. You have said its opening words.",
+                tuple(speech),
+                ask_again=False,
+            )
+        return Outcome(f"You are now at: {node.name}.", tuple(speech))
+
+    def _transfer(self, name: str) -> Outcome:
+        target = next((t for t in self._agent.node.transfers if t.name == name), None)
+        if target is None:
+            return Outcome(f"There is no transfer target {name!r} here.")
+        self.transfer = target
+        speech = (self._agent.render(target.say),) if target.say else ()
+        return Outcome("The call is being passed on.", speech, ask_again=False)
+
+    async def _run(self, call: ToolCall) -> str:
+        start = self._call.now_ms()
+        self._call.publish(events.ToolStarted(start, call.id, call.name, call.arguments))
+        result, ok = "cancelled", False
+        try:
+            result = await self._run_tool(call, self._agent)
+            ok = True
+        except ToolError as error:
+            result = f"The tool failed: {error}"
+        finally:
+            now = self._call.now_ms()
+            self._call.publish(
+                events.ToolEnded(now, call.id, call.name, result, ok=ok, duration_ms=now - start)
+            )
+        return result

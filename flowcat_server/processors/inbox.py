@@ -1,0 +1,80 @@
+"""Bounded input of a streaming provider: filled synchronously, read by the provider's task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+from flowcat_server.core.interfaces import Audio
+
+Item = TypeVar("Item")
+
+
+class Inbox(Generic[Item]):
+    """Audio and signals for one reader.
+
+    Audio wakes the reader once `chunk_ms` of it has gathered, a signal at once. When more than
+    `limit_ms` of audio waits, the oldest audio is dropped and counted: a provider that does not
+    keep up hears a gap, not an ever later caller. Signals are never dropped; each is caused by
+    something the caller did, so they cannot outgrow the audio between them.
+    """
+
+    def __init__(self, *, chunk_ms: int, bytes_per_ms: float, limit_ms: int = 15_000) -> None:
+        self._wake_bytes = int(chunk_ms * bytes_per_ms)
+        self._limit_bytes = int(limit_ms * bytes_per_ms)
+        self._items: deque[Audio | Item] = deque()
+        self._audio_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
+        self.dropped_bytes = 0
+
+    def audio(self, payload: bytes, at_ms: int) -> None:
+        """Add caller audio."""
+        self._items.append(Audio(payload, at_ms))
+        self._audio_bytes += len(payload)
+        while self._audio_bytes > self._limit_bytes:
+            self._drop_oldest()
+        if self._waiter is not None and self._wake_bytes and self._audio_bytes >= self._wake_bytes:
+            self._wake()
+
+    def signal(self, item: Item) -> None:
+        """Add a signal and wake the reader."""
+        self._items.append(item)
+        self._wake()
+
+    def close(self) -> None:
+        """The call is over: the reader gets an empty list, now and ever after."""
+        self._closed = True
+        self._items.clear()
+        self._wake()
+
+    async def get(self) -> list[Audio | Item]:
+        """Everything that arrived, in order; empty when closed. One reader only."""
+        while not self._closed and not self._ready():
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        items = list(self._items)
+        self._items.clear()
+        self._audio_bytes = 0
+        return items
+
+    def _ready(self) -> bool:
+        if self._wake_bytes and self._audio_bytes >= self._wake_bytes:
+            return True
+        return any(type(item) is not Audio for item in self._items)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _drop_oldest(self) -> None:
+        for index, item in enumerate(self._items):
+            if type(item) is Audio:
+                self._audio_bytes -= len(item.payload)
+                self.dropped_bytes += len(item.payload)
+                del self._items[index]
+                return

@@ -1,0 +1,43 @@
+"""The caller's side of the recording; the agent's side is tapped where it is sent."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flowcat_server.core.audio import AudioFormat
+from flowcat_server.core.frames import AudioIn, Frame, Interrupted
+from flowcat_server.core.processor import Processor
+from flowcat_server.processors.call import Call
+
+
+class Recorder(Protocol):
+    """A stereo recording. Positions are samples of the call's clock at the recording's rate."""
+
+    sample_rate: int
+
+    def caller(self, position: int, payload: bytes) -> None:
+        """Caller audio that starts at `position`. Never blocks."""
+
+    def agent(self, position: int, payload: bytes) -> None:
+        """Agent audio that will sound from `position` on. Never blocks."""
+
+    def agent_cleared(self, position: int) -> None:
+        """Of the agent's audio, nothing after `position` was heard."""
+
+
+class RecordProcessor(Processor):
+    """Writes what the caller said; audio is passed on untouched."""
+
+    def __init__(self, call: Call, recorder: Recorder, audio: AudioFormat) -> None:
+        self._call = call
+        self._recorder = recorder
+        self._per_ms = recorder.sample_rate / 1000
+        self._audio = audio
+
+    def process(self, frame: Frame) -> None:
+        if type(frame) is AudioIn:
+            start_ms = frame.at_ms - self._audio.duration_ms(len(frame.payload))
+            self._recorder.caller(int(max(0, start_ms) * self._per_ms), frame.payload)
+        elif type(frame) is Interrupted:
+            self._recorder.agent_cleared(int(self._call.now_ms() * self._per_ms))
+        self.emit(frame)

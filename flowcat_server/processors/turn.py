@@ -1,0 +1,103 @@
+"""Voice activity and turn-taking: the first stage of a cascaded call."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from flowcat_server.core import events
+from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.frames import (
+    AudioIn,
+    Digit,
+    Frame,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    TextIn,
+    TurnEnded,
+)
+from flowcat_server.core.interfaces import Transcript, Vad
+from flowcat_server.core.processor import Processor
+from flowcat_server.core.turn import TurnDetector
+from flowcat_server.processors.call import Call
+
+
+class TurnProcessor(Processor):
+    """Feeds the VAD, drives the `TurnDetector` and emits what it decides.
+
+    Transcripts come back from further down the chain through `transcript`.
+    """
+
+    def __init__(self, call: Call, detector: TurnDetector, vad: Vad, audio: AudioFormat) -> None:
+        self._call = call
+        self._detector = detector
+        self._transcoder = Transcoder(audio, vad.format)
+        self._vad = vad.open(partial(call.protect, self._on_chunk))
+        self._chunk_ms = self._vad.chunk_ms
+        self._timer: asyncio.TimerHandle | None = None
+
+    def process(self, frame: Frame) -> None:
+        kind = type(frame)
+        if kind is AudioIn:
+            self.emit(frame)
+            self._vad.feed(self._transcoder.feed(frame.payload), frame.at_ms)  # type: ignore[union-attr]
+        elif kind is Digit:
+            self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))  # type: ignore[union-attr]
+            self._send(self._detector.digit(frame.digit, self._call.now_ms()))  # type: ignore[union-attr]
+        elif kind is TextIn:
+            self._send(self._detector.typed(frame.text, self._call.now_ms()))  # type: ignore[union-attr]
+        else:
+            self.emit(frame)
+
+    def transcript(self, transcript: Transcript) -> None:
+        """What the transcriber has heard of the open turn."""
+        detector = self._detector
+        now = self._call.now_ms()
+        turn = detector.turn
+        decided = detector.transcript(transcript.text, transcript.segment, transcript.pause, now)
+        if detector.open and detector.text:
+            self._call.publish(events.CallerText(now, turn, detector.text, final=False))
+        self._send(decided)
+
+    def close(self) -> None:
+        self._vad.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_chunk(self, at_ms: int, probability: float) -> None:
+        decided = self._detector.voice(at_ms, probability, self._chunk_ms, self._call.now_ms())
+        if decided:
+            self._send(decided)
+
+    def _send(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            match frame:
+                case SpeechStarted(at_ms) | SpeechResumed(at_ms):
+                    self._call.publish(events.CallerSpeaking(at_ms, speaking=True))
+                case SpeechPaused(at_ms, _):
+                    self._call.publish(events.CallerSpeaking(at_ms, speaking=False))
+                case TurnEnded():
+                    self._call.publish(
+                        events.CallerText(
+                            frame.decided_ms, frame.turn, frame.text, final=True, typed=frame.typed
+                        )
+                    )
+                case _:
+                    pass
+            self.emit(frame)
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self._detector.deadline_ms()
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if not self._timer.cancelled() and self._timer.when() * 1000 <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._call.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._send(self._detector.tick(self._call.now_ms()))

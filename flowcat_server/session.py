@@ -1,0 +1,296 @@
+"""One call: owns its tasks, its clock, its log context and its end.
+
+Everything that waits on behalf of the call is a task started by `Session.spawn` inside one
+`TaskGroup`; everything else is plain calls on the loop's thread. `end` is idempotent, the first
+reason wins, and every wait on the way out is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from flowcat_server.core import ended, events
+from flowcat_server.core.agent import Agent
+from flowcat_server.core.events import CallEvent
+from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
+from flowcat_server.core.interfaces import Transport
+from flowcat_server.core.playout import Playout
+from flowcat_server.core.processor import Processor, unlink
+from flowcat_server.errors import ProviderError
+
+log = structlog.get_logger()
+
+TEARDOWN_S = 5.0
+"""Longest wait for a call's tasks after they were cancelled."""
+HANG_UP_S = 3.0
+REANCHOR_FRAMES = 50
+REANCHOR_MS = 60
+"""Audio that is later than its position says, for this many frames in a row and by more than
+this, was not delayed: the far end had stopped sending for a while."""
+WATCH_INTERVAL_MS = 1000
+
+Subscriber = Callable[[CallEvent], None]
+
+
+class Line(Protocol):
+    """A linked pipeline, as the session drives it."""
+
+    processors: Sequence[Processor]
+    playout: Playout
+    agent: Agent | None
+
+    def entry(self, frame: Frame) -> None:
+        """The chain's first `process`."""
+
+    def begin(self) -> None:
+        """The call is up: greet."""
+
+    def played(self) -> None:
+        """A mark came back."""
+
+
+class Session:
+    """One call. `build` makes the pipeline once the session can own its tasks."""
+
+    def __init__(
+        self,
+        call_id: str,
+        transport: Transport,
+        build: Callable[[Session], Line],
+        *,
+        agent_name: str,
+        channel: str,
+        from_number: str = "",
+        to_number: str = "",
+        max_call_ms: int,
+        media_timeout_ms: int,
+    ) -> None:
+        self.id = call_id
+        self.transport = transport
+        self.channel = channel
+        self.agent_name = agent_name
+        self.from_number, self.to_number = from_number, to_number
+        self.reason: str | None = None
+        self.detail = ""
+        self.frames_in = 0
+        self._build = build
+        self._max_call_ms = max_call_ms
+        self._media_timeout_ms = media_timeout_ms
+        self._loop = asyncio.get_running_loop()
+        self._epoch = self._loop.time()
+        self._subscribers: list[Subscriber] = []
+        self._over = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._children: set[asyncio.Task[None]] = set()
+        self._line: Line | None = None
+        self._anchor: int | None = None
+        self._position_bytes = 0
+        self._bytes_per_s = transport.input_format.bytes_for(1000)
+        self._late_frames = 0
+        self._least_late = 0
+        self._last_media_ms = 0
+
+    # --- for processors and transports ------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Milliseconds since the call was accepted."""
+        return int((self._loop.time() - self._epoch) * 1000)
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that is cancelled with the call; see `processors.call.Call`."""
+        if self._tasks is None:
+            work.close()
+            raise RuntimeError("the call has not started or is over")
+        task = self._tasks.create_task(self._guard(name, work), name=f"{self.id}:{name}")
+        self._children.add(task)
+        task.add_done_callback(self._children.discard)
+        return task
+
+    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Run `callback` at a time of the call's clock, unless the call is over by then."""
+        return self._loop.call_at(self._epoch + at_ms / 1000, self.protect, callback)
+
+    def protect(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Run a callback that the loop or another owner calls; its fault ends only this call."""
+        if self.reason is not None:
+            return
+        try:
+            callback(*arguments)
+        except ProviderError as error:
+            self._provider_failed(error)
+        except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
+            self._failed(getattr(callback, "__name__", "callback"), error)
+
+    def publish(self, event: CallEvent) -> None:
+        """Give an event to every subscriber, in order of subscription."""
+        for subscriber in self._subscribers:
+            subscriber(event)
+
+    def end(self, reason: str, detail: str = "") -> None:
+        """End the call; the first reason wins."""
+        if self.reason is None:
+            self.reason, self.detail = reason, detail
+            self._over.set()
+
+    def receive_audio(self, payload: bytes) -> None:
+        """The next piece of the caller's audio."""
+        line = self._line
+        if line is None or self.reason is not None:
+            return
+        self.frames_in += 1
+        line.entry(AudioIn(payload, self._stamp(len(payload))))
+
+    def receive_digit(self, digit: str) -> None:
+        """A DTMF key."""
+        if self._line is not None and self.reason is None:
+            self._line.entry(Digit(digit, self.now_ms()))
+
+    def receive_text(self, text: str) -> None:
+        """Typed text."""
+        if self._line is not None and self.reason is None and text.strip():
+            self._line.entry(TextIn(text.strip(), self.now_ms()))
+
+    def receive_mark(self, name: str) -> None:
+        """The far end has played everything before a mark."""
+        if self._line is not None:
+            self._line.playout.acknowledge(name, self.now_ms())
+            self._line.played()
+
+    def lost(self, reason: str) -> None:
+        """The far end is gone."""
+        self.end(reason)
+
+    # --- for the server -----------------------------------------------------------------------
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Hear every event from now on. A subscriber must not block and must not raise."""
+        self._subscribers.append(subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Stop hearing events."""
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+
+    async def run(self) -> None:
+        """Run the call to its end. Returns when every task of it is gone."""
+        with structlog.contextvars.bound_contextvars(call_id=self.id):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    self._tasks = tasks
+                    self._start()
+                    await self._over.wait()
+                    await self._finish()
+            except asyncio.CancelledError:
+                self.end(ended.OPERATOR_HUNG_UP, "cancelled")
+                raise
+            except BaseExceptionGroup as group:
+                # `_guard` lets nothing pass, so this is a fault in the pipeline's construction.
+                self.end(ended.SERVER_ERROR, repr(group.exceptions[0]))
+                log.exception("call_failed")
+            finally:
+                self._tasks = None
+                self._close()
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.publish(
+            events.CallStarted(
+                self.now_ms(),
+                self.id,
+                self.agent_name,
+                self.channel,
+                self.from_number,
+                self.to_number,
+            )
+        )
+        log.info("call_started", channel=self.channel, agent=self.agent_name)
+        try:
+            self._line = self._build(self)
+            self._last_media_ms = self.now_ms()
+            self.transport.attach(self, self._line.playout)
+            self.call_at(self._max_call_ms, self._too_long)
+            self.call_at(WATCH_INTERVAL_MS, self._watch)
+            self._line.begin()
+        except ProviderError as error:
+            self._provider_failed(error)
+
+    async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """The call's one error boundary."""
+        try:
+            await work
+        except ProviderError as error:
+            self._provider_failed(error)
+        except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
+            self._failed(name, error)
+
+    def _failed(self, where: str, error: Exception) -> None:
+        log.error("call_task_failed", task=where, exc_info=error)
+        self.end(ended.SERVER_ERROR, f"{where}: {type(error).__name__}")
+
+    def _provider_failed(self, error: ProviderError) -> None:
+        log.warning("provider_failed", provider=error.provider, error=str(error))
+        self.publish(events.Notice(self.now_ms(), "error", "provider_failed", str(error)))
+        self.end(ended.PROVIDER_FAILED, str(error))
+
+    async def _finish(self) -> None:
+        """Hang up, then cancel what is left; the task group waits for it."""
+        try:
+            async with asyncio.timeout(HANG_UP_S):
+                await self.transport.hang_up(self.reason or ended.SERVER_ERROR)
+        except TimeoutError:
+            log.warning("hang_up_timeout")
+        left = list(self._children)
+        for task in left:
+            task.cancel()
+        if left:
+            _, stuck = await asyncio.wait(left, timeout=TEARDOWN_S)
+            for task in stuck:
+                log.error("call_task_stuck", task=task.get_name())
+
+    def _close(self) -> None:
+        line, self._line = self._line, None
+        variables: dict[str, Any] = {}
+        if line is not None:
+            for processor in line.processors:
+                processor.close()
+            unlink(line.processors)
+            if line.agent is not None:
+                variables = line.agent.recorded_variables()
+        reason = self.reason or ended.SERVER_ERROR
+        self.publish(events.CallEnded(self.now_ms(), reason, self.detail, variables))
+        log.info("call_ended", reason=reason, detail=self.detail, duration_ms=self.now_ms())
+        self._subscribers.clear()
+
+    def _stamp(self, size: int) -> int:
+        """When this audio was due to arrive: by its position, not by when we got round to it."""
+        now = self.now_ms()
+        self._last_media_ms = now
+        self._position_bytes += size
+        position = self._position_bytes * 1000 // self._bytes_per_s
+        if self._anchor is None or now - position < self._anchor:
+            self._anchor = now - position
+        late = now - position - self._anchor
+        if late > REANCHOR_MS:
+            self._least_late = min(self._least_late, late) if self._late_frames else late
+            self._late_frames += 1
+            if self._late_frames >= REANCHOR_FRAMES:
+                self._anchor += self._least_late
+                self._late_frames = 0
+        else:
+            self._late_frames = 0
+        return self._anchor + position
+
+    def _too_long(self) -> None:
+        self.end(ended.SERVER_LIMIT, f"longer than {self._max_call_ms} ms")
+
+    def _watch(self) -> None:
+        silent = self.now_ms() - self._last_media_ms
+        if silent >= self._media_timeout_ms:
+            self.end(ended.CALLER_MEDIA_LOST, f"no audio for {silent} ms")
+            return
+        self.call_at(self.now_ms() + WATCH_INTERVAL_MS, self._watch)

@@ -139,10 +139,13 @@ class Schedule:
             # The first sound goes on at once; later sentences let others in between.
             if utterance.samples:
                 return False
-        self._decode(utterance, utterance.encoded)
-        return utterance.encoded is None and not utterance.sentences
+        if not self._decode(utterance, utterance.encoded):
+            return False
+        utterance.encoded = None
+        return not utterance.sentences
 
-    def _decode(self, utterance: Utterance, encoded: Encoded) -> None:
+    def _decode(self, utterance: Utterance, encoded: Encoded) -> bool:
+        """Decode and send the next window; True when it was the sentence's last."""
         begin = utterance.next_frame
         window = FIRST_WINDOW
         if utterance.samples:
@@ -159,7 +162,7 @@ class Schedule:
         if end == encoded.frames:
             audio = audio[: _rest(audio, self._model.sample_rate)]
         if utterance.cancelled:
-            return
+            return True
         if audio.size and not utterance.samples:
             utterance.heard_from = time.monotonic()
             self._send_words(utterance, encoded, begin * HOP + skipped)
@@ -169,8 +172,7 @@ class Schedule:
             utterance.samples += audio.size
             self._output.audio(utterance.number, pcm16(audio))
         utterance.next_frame = end
-        if end == encoded.frames:
-            utterance.encoded = None
+        return end == encoded.frames
 
     def _send_words(self, utterance: Utterance, encoded: Encoded, skipped: int) -> None:
         offset = utterance.samples - skipped

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -180,7 +180,7 @@ class Piper:
         """End the process."""
         await self._process.close()
 
-    async def pieces(self, spoken: str) -> AsyncIterator[bytes | Sequence[Word]]:
+    async def pieces(self, spoken: str) -> AsyncGenerator[bytes | Sequence[Word]]:
         """Audio at the model's rate and word times of a speakable text."""
         kept = self._cache.get(spoken)
         if kept is not None:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from flowcat_server.config.document import Document, Mark, Path, map_strings
+from flowcat_server.config.document import (
+    Document,
+    Mark,
+    Path,
+    is_provider,
+    map_strings,
+    split_short_form,
+)
 from flowcat_server.config.expand import UnsetVariable, expand
 from flowcat_server.config.files import parse_text, read_text, shown
 from flowcat_server.config.graph import build_graph, prompt_graph
@@ -39,6 +46,9 @@ class Loaded:
     files: tuple[FilePath, ...]
     """Every file read, for reloading on change."""
     document: Document
+    work_dir: FilePath
+    """Where relative paths of what is written (records) start: beside the file, or the current
+    directory for a bundled file."""
 
     @property
     def base_dir(self) -> FilePath:
@@ -54,15 +64,15 @@ class Loaded:
 def origin(document: Document, path: Path) -> str:
     """``agent.yaml:12``, the name of an environment variable, ``--set`` or ``default``."""
     mark = document.values.get(path)
-    if mark is None:
-        # A short form (`openai/gpt-4o`) or a merged key (<<) stands for values under it.
-        parent = document.mark(path[:-1]) if path[:-1] in document.values else None
-        if parent is None or (
-            isinstance(document.get(path[:-1]), dict) and path[-1] not in document.get(path[:-1])
-        ):
-            return "default"
-        mark = parent
-    return str(mark)
+    if mark is not None:
+        return str(mark)
+    block = document.get(path[:-1])
+    if isinstance(block, str) and is_provider(path[:-1]):
+        block = split_short_form(block)
+    # What a short form (openai/gpt-4o) or a merged key (<<) stands for has its parent's place.
+    if isinstance(block, dict) and path[-1] in block:
+        mark = document.mark(path[:-1])
+    return str(mark) if mark is not None else "default"
 
 
 def load(
@@ -71,6 +81,7 @@ def load(
     settings: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
     refuse_unknown: bool = False,
+    work_dir: FilePath | None = None,
 ) -> Loaded:
     """Load an agent file. Raises `ConfigError` with every mistake found.
 
@@ -84,6 +95,7 @@ def load(
         settings=settings,
         environ=environ,
         refuse_unknown=refuse_unknown,
+        work_dir=work_dir,
     )
 
 
@@ -94,6 +106,7 @@ def load_text(
     settings: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
     refuse_unknown: bool = False,
+    work_dir: FilePath | None = None,
 ) -> Loaded:
     """As `load`, with the file's text given."""
     document = parse_text(text, path)
@@ -131,6 +144,7 @@ def load_text(
         warnings=tuple(problems),
         files=tuple(files),
         document=document,
+        work_dir=(work_dir or path.parent).absolute(),
     )
 
 

@@ -88,17 +88,19 @@ def stream_error(provider: str, parsed: Any, key: str) -> ProviderError:
     return ProviderUnavailable(provider, text)
 
 
+async def read_body(response: aiohttp.ClientResponse, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The beginning of a body, to its end or to `limit` bytes."""
+    body = bytearray()
+    while len(body) < limit and (piece := await response.content.read(limit - len(body))):
+        body += piece
+    return bytes(body)
+
+
 async def refusal(provider: str, response: aiohttp.ClientResponse, key: str) -> ProviderError:
     """The error for a response whose status is not 200; reads the beginning of its body."""
     if 300 <= response.status < 400:
         return ProviderRefused(provider, f"HTTP {response.status}: redirects are not followed")
-    body = b""
-    while len(body) < MAX_BODY_BYTES:
-        piece = await response.content.read(MAX_BODY_BYTES - len(body))
-        if not piece:
-            break
-        body += piece
-    message, words = error_text(body)
+    message, words = error_text(await read_body(response))
     text = redact(message or words or response.reason or "", key)
     if response.status == 429 and "insufficient_quota" in words:
         # OpenAI's answer to an empty account: waiting does not help.

@@ -102,8 +102,13 @@ class AnthropicServer(SseServer):
         self.answers.extend(answers)
 
     def check(self, request: Received) -> Answer | None:
-        if self.key and request.headers.get("x-api-key") != self.key:
-            return error_reply(401, "authentication_error", "invalid x-api-key")
-        if request.headers.get("anthropic-version") != "2023-06-01":
-            return error_reply(400, "invalid_request_error", "anthropic-version: required")
+        version = request.headers.get("anthropic-version")
+        if version not in ("2026-10-21", "2023-06-01"):
+            return error_reply(400, "invalid_request_error", "anthropic-version: unknown")
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        given = bearer or request.headers.get("x-api-key", "")
+        if self.key and given != self.key:
+            return error_reply(401, "authentication_error", f"invalid credentials {given}")
+        if version == "2026-10-21" and {"temperature", "top_p", "top_k"} & request.body.keys():
+            return error_reply(400, "invalid_request_error", "temperature: not permitted")
         return None

@@ -60,7 +60,11 @@ def tool_reply(*calls: tuple[str, dict[str, Any]], text: str = "") -> Answer:
         head = {"id": f"call_{index}", "type": "function"}
         chunks.append(
             chunk(
-                {"tool_calls": [{"index": index, **head, "function": {"name": name, "arguments": ""}}]}
+                {
+                    "tool_calls": [
+                        {"index": index, **head, "function": {"name": name, "arguments": ""}}
+                    ]
+                }
             )
         )
         for start in range(0, len(whole), 5):

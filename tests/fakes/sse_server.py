@@ -71,7 +71,7 @@ class SseServer:
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 24)
         app.router.add_post(self.path, self._post)
-        app.router.add_route("HEAD", "/", self._head)
+        app.router.add_get("/", self._root)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -91,9 +91,9 @@ class SseServer:
         """An answer that comes before the scripted ones, such as a refused key."""
         return None
 
-    async def _head(self, request: web.Request) -> web.Response:
+    async def _root(self, request: web.Request) -> web.Response:
         self.peers.append(request.transport and request.transport.get_extra_info("peername"))
-        return web.Response(status=404)
+        return web.Response(status=404, text="nothing here")
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         received = Received(

@@ -8,7 +8,7 @@ lines are joined with LF, and an event that no blank line completes is dropped.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 
 import aiohttp
@@ -41,8 +41,11 @@ class SseParser:
         self._size = 0
         self._name = "message"
 
-    def feed(self, chunk: bytes) -> list[SseEvent]:
-        """Take the next bytes; raise `ValueError` if a bound is passed or text is not UTF-8."""
+    def feed(self, chunk: bytes) -> Iterator[SseEvent]:
+        """Take the next bytes; raise `ValueError` if a bound is passed or text is not UTF-8.
+
+        Events that were complete before the mistake come first. Consume it whole.
+        """
         if self._skip_lf and chunk:
             # The LF of a CRLF whose CR ended the chunk before.
             self._skip_lf = False
@@ -50,19 +53,18 @@ class SseParser:
         self._rest += chunk
         if self._at_start:
             if len(self._rest) < len(_BOM) and _BOM.startswith(self._rest):
-                return []
+                return
             self._at_start = False
             if self._rest.startswith(_BOM):
                 del self._rest[: len(_BOM)]
-        return self._lines()
+        yield from self._lines()
 
-    def _lines(self) -> list[SseEvent]:
-        events: list[SseEvent] = []
+    def _lines(self) -> Iterator[SseEvent]:
         rest, start = self._rest, 0
         while (end := self._line_end(start)) >= 0:
             event = self._line(bytes(rest[start:end]))
             if event is not None:
-                events.append(event)
+                yield event
             start = end + 1
             if rest[end] == 0x0D:
                 if start == len(rest):
@@ -76,7 +78,6 @@ class SseParser:
         self._scanned = len(rest)
         if len(rest) > MAX_EVENT_BYTES:
             raise ValueError(f"a line of more than {MAX_EVENT_BYTES} bytes")
-        return events
 
     def _line_end(self, start: int) -> int:
         begin = max(start, self._scanned)

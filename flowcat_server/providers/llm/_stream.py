@@ -12,7 +12,7 @@ import msgspec
 from yarl import URL
 
 from flowcat_server.errors import ConfigError, ProviderProtocol
-from flowcat_server.providers.faults import error_text, redact, refusal, stream_error
+from flowcat_server.providers.faults import error_text, read_body, redact, refusal, stream_error
 from flowcat_server.providers.http import Http, translate
 from flowcat_server.providers.llm._sse import SseEvent, read_events
 
@@ -92,7 +92,7 @@ async def _check_type(provider: str, response: aiohttp.ClientResponse, key: str)
     if kind in ("text/event-stream", "application/octet-stream"):
         return
     if kind == "application/json":
-        body = await response.content.read(16_384)
+        body = await read_body(response)
         message, words = error_text(body)
         if words or b'"error"' in body:
             raise stream_error(provider, {"error": {"message": message, "type": words}}, key)

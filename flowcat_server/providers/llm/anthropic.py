@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal, Self
 
 import msgspec
 import structlog
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flowcat_server.core.interfaces import ModelEvent, ModelRequest
 from flowcat_server.errors import ProviderProtocol, ProviderRefused, ProviderUnavailable
@@ -26,10 +27,10 @@ from flowcat_server.providers.llm._stream import endpoint, post_events
 from flowcat_server.providers.registry import Provider, Settings
 from flowcat_server.providers.warm import warm
 
-VERSION = "2023-06-01"
-"""The one version of the API there is; https://platform.claude.com/docs/en/api/versioning."""
-
 log = structlog.get_logger()
+
+# These think always and refuse to be told not to.
+_ALWAYS_THINKING = re.compile(r"(sonnet|opus)-5-5|fable|mythos")
 
 
 class Options(registry.Options):
@@ -37,22 +38,42 @@ class Options(registry.Options):
 
     max_tokens: int = Field(1024, gt=0)
     """Longest reply, in tokens; the API demands one."""
-    temperature: float | None = Field(None, ge=0, le=1)
-    """Refused by many current models."""
-    top_p: float | None = Field(None, ge=0, le=1)
     stop: tuple[str, ...] | None = None
-    thinking: Mapping[str, Any] | None = Field(default_factory=lambda: {"type": "disabled"})
-    """Thinking is silence on the line, so it is off; null leaves the choice to the model."""
+    thinking: Mapping[str, Any] | None = None
+    """As the API names it. Not set: thinking is off, since it is silence on the line; where the
+    model cannot be stopped from thinking, `effort` is low instead."""
+    effort: str | None = None
+    """``low``, ``medium``, ``high``, ...; what is allowed depends on the model."""
     cache: bool = True
     """Cache the prompt between the turns of a call: quicker and cheaper for long prompts."""
+    version: Literal["2026-10-21", "2023-06-01"] = "2026-10-21"
+    """The API's version (https://platform.claude.com/docs/en/api/versioning). The older one takes
+    sampling parameters for older models, and the key in ``x-api-key``, as proxies may still
+    expect."""
+    temperature: float | None = Field(None, ge=0, le=1)
+    """Only with version 2023-06-01, and only older models."""
+    top_p: float | None = Field(None, ge=0, le=1)
+    """Only with version 2023-06-01, and only older models."""
     headers: Mapping[str, str] = Field(default_factory=dict)
     """Additional HTTP headers, such as ``anthropic-beta``."""
     extra: Mapping[str, Any] = Field(default_factory=dict)
     """Merged over the request's body, untouched."""
 
+    @model_validator(mode="after")
+    def _sampling_needs_the_old_version(self) -> Self:
+        sampling = self.temperature is not None or self.top_p is not None
+        if sampling and self.version != "2023-06-01":
+            raise ValueError("temperature and top_p need version: 2023-06-01")
+        return self
+
 
 def request_body(request: ModelRequest, model: str, options: Options) -> dict[str, Any]:
     """The JSON body of a request."""
+    thinking, effort = options.thinking, options.effort
+    if thinking is None and _ALWAYS_THINKING.search(model):
+        effort = effort or "low"
+    elif thinking is None:
+        thinking = {"type": "disabled"}
     body = {
         "model": model,
         "max_tokens": options.max_tokens,
@@ -68,7 +89,8 @@ def request_body(request: ModelRequest, model: str, options: Options) -> dict[st
             for tool in request.tools
         ]
         or None,
-        "thinking": options.thinking,
+        "thinking": thinking,
+        "output_config": {"effort": effort} if effort else None,
         "temperature": options.temperature,
         "top_p": options.top_p,
         "stop_sequences": options.stop,
@@ -89,9 +111,12 @@ class AnthropicModel:
         base = settings.base_url.rstrip("/").removesuffix("/v1")
         self._url = endpoint(self._name, base, "/v1/messages")
         self._key = settings.api_key.get_secret_value()
-        self._headers = {"anthropic-version": VERSION, **self._options.headers}
-        if self._key:
+        version = self._options.version
+        self._headers = {"anthropic-version": version, **self._options.headers}
+        if self._key and version == "2023-06-01":
             self._headers["x-api-key"] = self._key
+        elif self._key:
+            self._headers["Authorization"] = f"Bearer {self._key}"
 
     async def start(self) -> None:
         """Open a connection ahead; never fails."""
@@ -155,4 +180,6 @@ PROVIDER = Provider(
     base_url="https://api.anthropic.com",
     default_model="claude-haiku-5-5",
     title="Anthropic Claude",
+    # https://platform.claude.com/docs/en/about-claude/model-deprecations
+    retired=dict.fromkeys(("claude-sonnet-4-5", "claude-sonnet-4-5-20250929"), "2026-11-30"),
 )

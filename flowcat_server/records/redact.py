@@ -3,7 +3,7 @@
 - ``card_number``: payment card numbers, 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-1
   annex B), written in any grouping or spoken ("four two four two", "forty-two", "double four").
 - ``dtmf``: keys the caller pressed.
-- ``digits``: every written digit, and every spoken number of three digits or more.
+- ``digits``: written and spoken numbers of four digits and more.
 
 A number that is spread over several turns is not recognised as a card number: each text is
 looked at alone. Where callers are asked for card numbers, use ``digits``.
@@ -59,7 +59,7 @@ _REPEATS = {"double": 2, "triple": 3, "treble": 3}
 _TOKEN = re.compile(
     r"\d+|\b(?:" + "|".join([*_UNITS, *_TENS, *_REPEATS]) + r")\b", re.IGNORECASE | re.UNICODE
 )
-_BETWEEN = re.compile(r"[\s,.\-\u2010-\u2015/_:;]{0,6}(?:(?:and|uh|um|then)[\s,.]{1,3})?")
+_BETWEEN = re.compile(r"[\s,.\-\u2010-\u2015/_]{0,6}(?:(?:and|uh|um|then)[\s,.]{1,3})?")
 """What may stand between two digits of one spoken or written number."""
 _KEYPAD = re.compile(r"\[keypad:[^\]]*\]", re.IGNORECASE)
 _CARD = "[card number]"
@@ -225,9 +225,9 @@ def _cards(run: list[_Piece]) -> list[tuple[int, int]]:
 
 def _hide_digits(text: str) -> str:
     for run in reversed(_runs(text)):
-        if sum(len(digits) for digits, _, _ in run) >= 3:
+        if sum(len(digits) for digits, _, _ in run) >= 4:
             masked = "#" * len(run[0][0])
             for before, piece in pairwise(run):
                 masked += text[before[2] : piece[1]] + "#" * len(piece[0])
             text = text[: run[0][1]] + masked + text[run[-1][2] :]
-    return re.sub(r"\d", "#", text)
+    return text

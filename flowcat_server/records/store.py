@@ -60,7 +60,7 @@ class Store:
         *,
         redact: Collection[str],
         transcript: bool,
-        keep_ms: int,
+        keep_ms: int | None,
         webhook: bool,
         on_dropped: Callable[[int], None],
     ) -> None:
@@ -83,7 +83,7 @@ class Store:
         directory: Path | str = "calls",
         redact: Collection[str] = ("card_number", "dtmf"),
         transcript: bool = True,
-        keep_ms: int = 0,
+        keep_ms: int | None = None,
         webhook: bool = False,
         read_only: bool = False,
         on_dropped: Callable[[int], None] = lambda count: None,
@@ -95,7 +95,7 @@ class Store:
             directory: Where recordings are kept.
             redact: What is taken out before storage, see `flowcat_server.records.redact`.
             transcript: False: what people said is not stored.
-            keep_ms: Calls older than this are deleted, with their files; 0: kept for ever.
+            keep_ms: Calls older than this are deleted, with their files; None: kept for ever.
             webhook: Ends of calls wait in `webhooks_due` until `webhook_done`.
             read_only: For looking only; nothing is created, started or changed.
             on_dropped: Called with the number of rows the database refused for good.

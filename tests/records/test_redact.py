@@ -59,8 +59,8 @@ def test_other_numbers_stay(text: str) -> None:
 def test_digits_are_masked_with_their_shape_kept() -> None:
     redactor = Redactor(["digits"])
 
-    assert redactor.text("at 10:30, pin four five six; it is one of them") == (
-        "at ##:##, pin # # #; it is one of them"
+    assert redactor.text("at 10:30, pin four five six 7; call 020 7946 0958") == (
+        "at 10:30, pin # # # #; call ### #### ####"
     )
 
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,16 @@ def rows_of(path: Path, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()
     finally:
         connection.close()
+
+
+def bytes_of(path: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in path.glob("calls.sqlite*"))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - looks at a file, which sets no event
+            await asyncio.sleep(0.005)
 
 
 async def test_a_call_is_there_from_the_moment_it_is_accepted(store: Store, tmp_path: Path) -> None:
@@ -109,10 +119,7 @@ async def test_a_finished_turn_is_written_at_once(store: Store, tmp_path: Path) 
     writer.on_event(ev.NodeEntered(1, "start", "Greeting"))
     writer.on_event(turn(1, 900))
 
-    for _ in range(400):
-        if rows_of(tmp_path, "select turn from turns"):
-            break
-        await asyncio.sleep(0.005)
+    await until(lambda: rows_of(tmp_path, "select turn from turns"))
     assert rows_of(tmp_path, "select turn, caller from turns") == [(1, "hello")]
     assert rows_of(tmp_path, "select name from events") == [("node_entered",)]
 
@@ -156,7 +163,7 @@ async def test_card_numbers_never_reach_the_file(tmp_path: Path) -> None:
     await store.call_ended("a1")
     await store.close()
 
-    written = b"".join(path.read_bytes() for path in tmp_path.glob("calls.sqlite*"))
+    written = bytes_of(tmp_path)
     assert b"4242 4242" not in written
     assert b"42424242" not in written
     assert written.count(b"[card number]") >= 7
@@ -217,7 +224,7 @@ async def test_deleting_removes_rows_and_files(store: Store, tmp_path: Path) -> 
     assert not path.parent.exists()
     for table in ("calls", "turns", "events", "tool_calls", "usage"):
         assert rows_of(tmp_path, f"select count(*) from {table}") == [(0,)]
-    written = b"".join(file.read_bytes() for file in tmp_path.glob("calls.sqlite*"))
+    written = bytes_of(tmp_path)
     assert b"unforgettable" not in written
 
 
@@ -276,8 +283,7 @@ async def test_the_database_comes_back(store: Store, tmp_path: Path) -> None:
     blocker.execute("BEGIN IMMEDIATE")
     writer.on_event(turn(1, 5))
     assert not await store.call_ended("a1", ev.CallEnded(9, ended.CALLER_HUNG_UP), timeout_ms=50)
-    while store.writable:
-        await asyncio.sleep(0.005)
+    await until(lambda: not store.writable)
     blocker.execute("ROLLBACK")
     blocker.close()
 
@@ -355,7 +361,7 @@ asyncio.run(main())
 
 
 async def test_kill_9_in_mid_call_loses_no_finished_turn(tmp_path: Path) -> None:
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None

@@ -38,7 +38,7 @@ _ANNOTATION = re.compile(r"\[[^\]]*\]|\([^)]*\)|\*[^*]*\*|[\u2669-\u266f]")
 _SPACE = re.compile(r"\s+")
 
 
-class Cancelled(Exception):  # noqa: N818 - not an error
+class Cancelled(Exception):
     """The answer is not wanted any more."""
 
 

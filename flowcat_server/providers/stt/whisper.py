@@ -18,7 +18,6 @@ from pydantic import Field
 from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_8K, PCM_16K, AudioFormat
 from flowcat_server.core.interfaces import (
     Audio,
-    EndOfTurn,
     Pause,
     Resume,
     SttCaps,
@@ -130,9 +129,9 @@ class _Stream:
 
     def finish(self) -> Transcript:
         """The result of the decode that has ended. Raises its error."""
-        decode = self.decode
-        assert decode is not None and decode.task is not None  # noqa: S101 - the caller waited
-        self.decode = None
+        decode, self.decode = self.decode, None
+        if decode is None or decode.task is None:
+            raise RuntimeError("no decode has ended")
         text = decode.task.result().text
         if decode.pause is None:
             self._sound.drop(decode.size)

@@ -12,7 +12,6 @@ from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.frames import Frame
-from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import (
     LanguageModel,
     SpeechToSpeech,
@@ -89,7 +88,6 @@ class CallLine:
         self._call = call
         self._parts = parts
         self._transport = transport
-        self.transfer: TransferTarget | None = None
         per_ms = recorder.sample_rate / 1000 if recorder else 0
         self.playout = Playout(
             transport.output_format,
@@ -222,8 +220,7 @@ class CallLine:
             # The caller has more to say; the agent decides again after the next turn.
             return
         if actions.transfer is not None:
-            self.transfer = actions.transfer
-            self._call.end(ended.AGENT_TRANSFERRED, actions.transfer.name)
+            self._call.pass_on(actions.transfer)
         elif actions.ending:
             self._call.end(ended.AGENT_ENDED)
 

@@ -8,7 +8,7 @@ reason wins, and every wait on the way out is bounded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -17,6 +17,7 @@ from flowcat_server.core import ended, events
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
+from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor, unlink
@@ -26,7 +27,8 @@ log = structlog.get_logger()
 
 TEARDOWN_S = 5.0
 """Longest wait for a call's tasks after they were cancelled."""
-HANG_UP_S = 3.0
+HANG_UP_S = 8.0
+"""Longest farewell: a request to the carrier, then closing the transport."""
 REANCHOR_FRAMES = 50
 REANCHOR_MS = 60
 """Audio that is later than its position says, for this many frames in a row and by more than
@@ -34,14 +36,23 @@ this, was not delayed: the far end had stopped sending for a while."""
 WATCH_INTERVAL_MS = 1000
 
 Subscriber = Callable[[CallEvent], None]
+BeforeHangUp = Callable[["Session"], Awaitable[None]]
 
 
 class Line(Protocol):
     """A linked pipeline, as the session drives it."""
 
-    processors: Sequence[Processor]
-    playout: Playout
-    agent: Agent | None
+    @property
+    def processors(self) -> Sequence[Processor]:
+        """The stages in order."""
+
+    @property
+    def playout(self) -> Playout:
+        """The ledger."""
+
+    @property
+    def agent(self) -> Agent | None:
+        """The agent, unless the call is an echo."""
 
     def entry(self, frame: Frame) -> None:
         """The chain's first `process`."""
@@ -68,6 +79,7 @@ class Session:
         to_number: str = "",
         max_call_ms: int,
         media_timeout_ms: int,
+        before_hang_up: BeforeHangUp | None = None,
     ) -> None:
         self.id = call_id
         self.transport = transport
@@ -76,8 +88,10 @@ class Session:
         self.from_number, self.to_number = from_number, to_number
         self.reason: str | None = None
         self.detail = ""
+        self.transfer: TransferTarget | None = None
         self.frames_in = 0
         self._build = build
+        self._before_hang_up = before_hang_up
         self._max_call_ms = max_call_ms
         self._media_timeout_ms = media_timeout_ms
         self._loop = asyncio.get_running_loop()
@@ -135,6 +149,18 @@ class Session:
         if self.reason is None:
             self.reason, self.detail = reason, detail
             self._over.set()
+
+    def pass_on(self, target: TransferTarget) -> None:
+        """End the call; the door asks the carrier to connect the caller to `target`."""
+        self.transfer = target
+        self.publish(
+            events.Notice(self.now_ms(), "info", "transfer", f"Passing the call to {target.name}.")
+        )
+        self.end(ended.AGENT_TRANSFERRED, target.name)
+
+    def own(self, task: asyncio.Task[None]) -> None:
+        """End the call when this task ends: it is the transport's loop."""
+        task.add_done_callback(lambda _: self.end(ended.CALLER_HUNG_UP))
 
     def receive_audio(self, payload: bytes) -> None:
         """The next piece of the caller's audio."""
@@ -241,6 +267,8 @@ class Session:
         """Hang up, then cancel what is left; the task group waits for it."""
         try:
             async with asyncio.timeout(HANG_UP_S):
+                if self._before_hang_up is not None:
+                    await self._before_hang_up(self)
                 await self.transport.hang_up(self.reason or ended.SERVER_ERROR)
         except TimeoutError:
             log.warning("hang_up_timeout")

@@ -464,12 +464,21 @@ class CallSink(Protocol):
 class Transport(Protocol):
     """One call's way to the far end. All methods run on the loop's thread and never block."""
 
-    input_format: AudioFormat
-    output_format: AudioFormat
-    buffers: bool
-    """The far end buffers what it is sent: send ahead, mark, clear."""
-    delay_ms: int
-    """From handing over a sample to the caller's ear, estimated."""
+    @property
+    def input_format(self) -> AudioFormat:
+        """What the caller's audio comes in."""
+
+    @property
+    def output_format(self) -> AudioFormat:
+        """What the agent's audio is taken in."""
+
+    @property
+    def buffers(self) -> bool:
+        """The far end buffers what it is sent: send ahead, mark, clear."""
+
+    @property
+    def delay_ms(self) -> int:
+        """From handing over a sample to the caller's ear, estimated."""
 
     def attach(self, sink: CallSink, source: PlayoutSource) -> None:
         """Begin: audio goes to `sink`, speech is taken from `source`."""
@@ -479,6 +488,9 @@ class Transport(Protocol):
 
     def clear(self) -> None:
         """Barge-in: the far end must forget what it has not played."""
+
+    async def wait_connected(self) -> None:
+        """Return when audio can flow; raises `TransportError` when it never will."""
 
     async def hang_up(self, reason: str) -> None:
         """End the call at the far end, politely. Idempotent, bounded in time."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from flowcat_server.core.events import CallEvent
+from flowcat_server.core.graph import TransferTarget
 
 
 class Call(Protocol):
@@ -32,6 +33,9 @@ class Call(Protocol):
 
     def publish(self, event: CallEvent) -> None:
         """Tell the world."""
+
+    def pass_on(self, target: TransferTarget) -> None:
+        """End the call by passing it on to someone else."""
 
     def end(self, reason: str, detail: str = "") -> None:
         """End the call. Idempotent: the first reason wins."""

@@ -104,6 +104,9 @@ class WebSocketTransport:
         self._pacer.remove(self)
         self._send(self._stream.clear())
 
+    async def wait_connected(self) -> None:
+        """The socket is open already."""
+
     async def hang_up(self, reason: str) -> None:
         del reason
         self._closing = True

@@ -1,0 +1,272 @@
+"""Admission and the calls that are live.
+
+A place is reserved before anything is spent on a call (at the carrier's webhook, at a browser's
+offer) and given back when the call is over or never came. The count is exact: it changes only
+here, on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from flowcat_server.core import ended
+from flowcat_server.core.interfaces import Transport
+from flowcat_server.errors import CallRefused, TransportError
+from flowcat_server.metrics import Metrics
+from flowcat_server.pipeline import CallLine, Parts
+from flowcat_server.records.models import CallRow
+from flowcat_server.records.recorder import Recorder
+from flowcat_server.records.recording import Recording
+from flowcat_server.records.store import Store
+from flowcat_server.session import BeforeHangUp, Session, Subscriber
+
+log = structlog.get_logger()
+
+Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
+
+RESERVATION_S = 60.0
+"""A reservation that no call has taken up by then is given back."""
+END_ALL_S = 15.0
+RECORDING_RATE = 16_000
+"""Hertz, at most; phone calls are recorded at their own rate."""
+
+
+class Reservation:
+    """A place for one call."""
+
+    def __init__(self, give_back: Callable[[Reservation], None]) -> None:
+        self._give_back = give_back
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
+            RESERVATION_S, self.release
+        )
+        self.held = True
+
+    def take(self) -> bool:
+        """Use the place for a call; False if it has been given back meanwhile."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return self.held
+
+    def release(self) -> None:
+        """Give the place back. Idempotent."""
+        if self.held:
+            self.held = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._give_back(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What is known of a call before it starts."""
+
+    channel: str
+    from_number: str = ""
+    to_number: str = ""
+    external_id: str = ""
+    """The carrier's own id of the call."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Calls:
+    """The live calls of this process."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        store: Store,
+        recorder: Recorder | None,
+        metrics: Metrics,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.parts = parts
+        self.draining = False
+        self.live: dict[str, Session] = {}
+        self._store = store
+        self._recorder = recorder
+        self._metrics = metrics
+        self._tasks = tasks
+        self._reserved: set[Reservation] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    # --- admission -------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Places in use, live and reserved."""
+        return len(self._reserved)
+
+    def reserve(self) -> Reservation:
+        """Take a place. Raises `CallRefused` when the server is full or draining."""
+        reason = ""
+        if self.draining:
+            reason = "draining"
+        elif len(self._reserved) >= self.parts.config.limits.max_calls:
+            reason = "full"
+        if reason:
+            self._metrics.call_refused(reason)
+            log.warning("call_refused", reason=reason, live=self.count)
+            raise CallRefused(reason)
+        reservation = Reservation(self._reserved.discard)
+        self._reserved.add(reservation)
+        return reservation
+
+    # --- a call ----------------------------------------------------------------------------
+
+    def start(
+        self,
+        reservation: Reservation,
+        transport: Transport,
+        incoming: Incoming,
+        *,
+        subscribers: Sequence[Subscriber] = (),
+        work: Sequence[Work] = (),
+        before_hang_up: BeforeHangUp | None = None,
+    ) -> tuple[str, asyncio.Task[None]]:
+        """Run a call as a task of its own; returns its id and the task.
+
+        Args:
+            reservation: The call's place; released when it ends.
+            transport: The way to the far end.
+            incoming: What is known of the call.
+            subscribers: Hear the call's events.
+            work: The transport's own loops, by name, run as tasks of the call; the call ends
+                when one of them does.
+            before_hang_up: Run when the call has ended and the transport is still open.
+        """
+        call_id = new_id()
+        task = self._tasks.create_task(
+            self._run(call_id, reservation, transport, incoming, subscribers, work, before_hang_up),
+            name=f"call-{call_id}",
+        )
+        return call_id, task
+
+    async def _run(
+        self,
+        call_id: str,
+        reservation: Reservation,
+        transport: Transport,
+        incoming: Incoming,
+        subscribers: Sequence[Subscriber],
+        work: Sequence[Work],
+        before_hang_up: BeforeHangUp | None,
+    ) -> None:
+        if not reservation.take():
+            await transport.hang_up("reservation expired")
+            return
+        try:
+            await transport.wait_connected()
+            await self._run_reserved(
+                call_id, transport, incoming, subscribers, work, before_hang_up
+            )
+        except TransportError as error:
+            log.info("call_never_connected", channel=incoming.channel, error=str(error))
+        finally:
+            reservation.release()
+
+    async def _run_reserved(
+        self,
+        call_id: str,
+        transport: Transport,
+        incoming: Incoming,
+        subscribers: Sequence[Subscriber],
+        work: Sequence[Work],
+        before_hang_up: BeforeHangUp | None,
+    ) -> None:
+        config = self.parts.config
+        accepted_at = time.time_ns() // 1_000_000
+        name = self._store.new_recording(call_id, accepted_at) if self._recorder else ""
+        recording: Recording | None = None
+
+        def build(session: Session) -> CallLine:
+            nonlocal recording
+            if self._recorder is not None:
+                recording = self._recorder.open(
+                    self._store.directory / name,
+                    caller=transport.input_format,
+                    agent=transport.output_format,
+                    sample_rate=min(RECORDING_RATE, transport.input_format.sample_rate),
+                    mono=config.records.audio == "mono",
+                    now_ms=session.now_ms,
+                )
+            line = CallLine(session, self.parts, transport, recording, incoming.variables)
+            for task_name, coroutine in work:
+                session.own(session.spawn(task_name, coroutine()))
+            return line
+
+        session = Session(
+            call_id,
+            transport,
+            build,
+            agent_name=self.parts.profile.name,
+            channel=incoming.channel,
+            from_number=incoming.from_number,
+            to_number=incoming.to_number,
+            max_call_ms=config.limits.max_call,
+            media_timeout_ms=config.limits.media_timeout,
+            before_hang_up=before_hang_up,
+        )
+        row = CallRow(
+            call_id,
+            self.parts.profile.name,
+            incoming.channel,
+            accepted_at,
+            incoming.from_number,
+            incoming.to_number,
+            incoming.external_id,
+            name,
+            dict(incoming.variables),
+        )
+        writer = await self._store.call_accepted(row)
+        meter = self._metrics.call(incoming.channel, session)
+        self.live[call_id] = session
+        self._quiet.clear()
+        try:
+            session.subscribe(writer.on_event)
+            session.subscribe(meter.on_event)
+            for subscriber in subscribers:
+                session.subscribe(subscriber)
+            await session.run()
+        finally:
+            meter.close()
+            if recording is not None:
+                await recording.close(session.now_ms())
+            await self._store.call_ended(call_id)
+            del self.live[call_id]
+            if not self.live:
+                self._quiet.set()
+
+    # --- the end ---------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new call; wait for the live ones, then end what is left."""
+        self.draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+        await self.end_all(ended.SERVER_DRAINED)
+
+    async def end_all(self, reason: str) -> None:
+        """End every live call and wait for the ends, a bounded time."""
+        self.draining = True
+        for session in list(self.live.values()):
+            session.end(reason)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_ALL_S):
+                await self._quiet.wait()
+
+
+def new_id() -> str:
+    """A call id: sortable by time, unguessable, safe in file names."""
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(6)}"

@@ -1,0 +1,113 @@
+"""The page's data: what this server is, and the calls it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from flowcat_server import __version__
+from flowcat_server.calls import Calls
+from flowcat_server.core import ended
+from flowcat_server.records.models import CallSummary
+from flowcat_server.records.store import Store
+
+MAX_LISTED = 200
+
+
+class ApiDoor:
+    """``/api/info`` and ``/api/calls``."""
+
+    def __init__(self, calls: Calls, store: Store, info: dict[str, Any]) -> None:
+        self._calls = calls
+        self._store = store
+        self._info = info
+
+    def routes(self) -> Sequence[web.AbstractRouteDef]:
+        """The door's routes."""
+        return [
+            web.get("/api/info", self.info),
+            web.get("/api/calls", self.calls),
+            web.get("/api/calls/{id}", self.call),
+            web.get("/api/calls/{id}/recording", self.recording),
+            web.delete("/api/calls/{id}", self.delete),
+            web.post("/api/calls/{id}/hangup", self.hang_up),
+        ]
+
+    async def info(self, request: web.Request) -> web.Response:
+        """What the page shows before a call."""
+        limits = {
+            "max_calls": self._calls.parts.config.limits.max_calls,
+            "live": len(self._calls.live),
+        }
+        return web.json_response(
+            {
+                "name": "flowcat-server",
+                "version": __version__,
+                **self._info,
+                "limits": limits,
+                "secure": request.secure,
+            }
+        )
+
+    async def calls(self, request: web.Request) -> web.Response:
+        """The newest calls."""
+        try:
+            limit = min(MAX_LISTED, max(1, int(request.query.get("limit", "50"))))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text="limit must be a whole number") from error
+        found = await self._store.list_calls(limit, request.query.get("before"))
+        return web.json_response({"calls": [self._summary(summary) for summary in found]})
+
+    async def call(self, request: web.Request) -> web.Response:
+        """One call with its turns, events and variables."""
+        record = await self._store.get_call(request.match_info["id"])
+        if record is None:
+            raise web.HTTPNotFound
+        body = record.to_dict()
+        return web.json_response(
+            {
+                "call": self._summary(record.summary),
+                "turns": body["turns"],
+                "events": body["events"],
+                "tool_calls": body["tool_calls"],
+                "variables": body["variables"],
+            }
+        )
+
+    async def recording(self, request: web.Request) -> web.StreamResponse:
+        """The WAV file; ranges are served, so that a player can seek."""
+        record = await self._store.get_call(request.match_info["id"])
+        path = self._store.recording_path(record.summary) if record else None
+        if path is None:
+            raise web.HTTPNotFound
+        return web.FileResponse(path, headers={"Content-Type": "audio/wav"})
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Remove a finished call, its rows and its recording."""
+        call_id = request.match_info["id"]
+        if call_id in self._calls.live:
+            raise web.HTTPConflict(text="the call is live; hang up first")
+        deleted = await self._store.delete_call(call_id)
+        if not deleted.calls:
+            raise web.HTTPNotFound
+        return web.Response(status=204)
+
+    async def hang_up(self, request: web.Request) -> web.Response:
+        """End a live call."""
+        session = self._calls.live.get(request.match_info["id"])
+        if session is None:
+            raise web.HTTPNotFound
+        session.end(ended.OPERATOR_HUNG_UP)
+        return web.Response(status=204)
+
+    def _summary(self, summary: CallSummary) -> dict[str, Any]:
+        body = summary.to_dict()
+        return {
+            **body,
+            "from": body["from_number"],
+            "to": body["to_number"],
+            "started_at": body["accepted_at"],
+            "live": summary.id in self._calls.live,
+        }

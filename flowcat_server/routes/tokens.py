@@ -1,0 +1,79 @@
+"""Single-use tokens for media sockets: minted in the answer to a verified webhook.
+
+A token is signed, so that any worker with the same secret can check it; it is bound to carrier
+and call id, lives at most a minute, and is consumed only by a socket that named its call.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import sha256
+
+from flowcat_server.errors import AuthError
+
+LIFETIME_S = 60
+MAX_REMEMBERED = 100_000
+"""Used tokens and seen webhooks that are remembered; each for as long as it could be replayed."""
+
+
+class Once:
+    """Remembers what has been seen, for a limited time and in limited number."""
+
+    def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    def first(self, key: str) -> bool:
+        """True the first time; refuses everything when its memory is full of live entries."""
+        now = self._clock()
+        while self._seen:
+            oldest, until = next(iter(self._seen.items()))
+            if until > now:
+                break
+            del self._seen[oldest]
+        if key in self._seen or len(self._seen) >= MAX_REMEMBERED:
+            return False
+        self._seen[key] = now + self._lifetime_s
+        return True
+
+
+class StreamTokens:
+    """Mints and checks tokens of one deployment."""
+
+    def __init__(self, secret: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._secret = secret
+        self._clock = clock
+        self._used = Once(LIFETIME_S, clock)
+
+    def mint(self, carrier: str, call_id: str) -> str:
+        """A token for one media socket of this call."""
+        expires = int(self._clock()) + LIFETIME_S
+        nonce = secrets.token_urlsafe(9)
+        return f"{expires}.{nonce}.{self._sign(carrier, call_id, str(expires), nonce)}"
+
+    def consume(self, token: str, carrier: str, call_id: str) -> None:
+        """Check a token and use it up.
+
+        Raises:
+            AuthError: Malformed, expired, used before, or minted for another call or carrier.
+        """
+        expires, _, rest = token.partition(".")
+        nonce, _, signature = rest.partition(".")
+        if not call_id or not nonce or not expires.isascii() or not expires.isdigit():
+            raise AuthError("malformed stream token")
+        expected = self._sign(carrier, call_id, expires, nonce)
+        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
+            raise AuthError("stream token is not for this call")
+        if int(expires[:12]) < self._clock():
+            raise AuthError("stream token expired")
+        if not self._used.first(nonce):
+            raise AuthError("stream token used before")
+
+    def _sign(self, *parts: str) -> str:
+        text = "\x00".join(parts).encode("utf-8", "surrogatepass")
+        return hmac.new(self._secret, text, sha256).hexdigest()

@@ -1,0 +1,288 @@
+"""The composition root: the only module that knows every part. Start, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from flowcat_server import __version__, logs
+from flowcat_server.calls import Calls
+from flowcat_server.config.load import Loaded
+from flowcat_server.config.models import Config
+from flowcat_server.core import ended
+from flowcat_server.errors import ConfigError, FlowcatError
+from flowcat_server.metrics import Metrics, watch_loop
+from flowcat_server.providers.http import Http
+from flowcat_server.records.recorder import Recorder
+from flowcat_server.records.store import Store
+from flowcat_server.routes.access import guard
+from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.page import PageDoor
+from flowcat_server.routes.peers import parse_networks
+from flowcat_server.routes.telephony import TwilioDoor
+from flowcat_server.routes.tokens import StreamTokens
+from flowcat_server.routes.webrtc import WebRtcDoor
+from flowcat_server.screen import Address, start_screen
+from flowcat_server.startup import Built, Progress, build
+from flowcat_server.transports.pacer import Pacer
+from flowcat_server.transports.webrtc import Offers, WebRtcSettings
+
+log = structlog.get_logger()
+
+CLIENT_MAX_BYTES = 256 * 1024
+GC_THRESHOLDS = (50_000, 20, 100)
+"""After the models are loaded their objects are frozen; what calls allocate is collected in
+small steps, so that no collection is long enough to be heard."""
+
+
+def run(loaded: Loaded) -> int:
+    """Serve until told to stop. Returns the exit code: 0, or 1 if the start failed."""
+    logging = loaded.config.observability.log
+    logs.configure(logging.level, logging.format)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(Server(loaded).serve())
+    except ConfigError:
+        raise
+    except FlowcatError as error:
+        sys.stderr.write(f"flowcat-server: {error}\n")
+        return 1
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """The fast loop where uvloop can be had; nothing depends on it."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+class Server:
+    """One process: one agent, its providers, its doors and its live calls."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._stopping = asyncio.Event()
+        self._kill = asyncio.Event()
+
+    async def serve(self) -> int:
+        """Start, serve, drain, stop."""
+        self._listen_for_signals()
+        begun = time.monotonic()
+        progress = Progress()
+        async with AsyncExitStack() as stack:
+            http = Http()
+            stack.push_async_callback(http.close)
+            built = await build(self._loaded, http, progress)
+            stack.push_async_callback(built.close)
+            metrics = Metrics(
+                __version__, reasons=sorted(ended.REASONS), channels=("twilio", "webrtc")
+            )
+            store = await stack.enter_async_context(self._records(metrics))
+            recorder = stack.enter_context(_recorder(self._loaded.config))
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
+            stack.callback(watch.cancel)
+            calls = Calls(built.parts, store, recorder, metrics, tasks)
+            token, made = self._token()
+            app = self._app(calls, store, metrics, http, token, built)
+            address = await self._open(app, stack)
+            _settle_memory()
+            start_screen(
+                sys.stderr,
+                self._loaded,
+                address,
+                built.used,
+                built.off,
+                token,
+                token_made=made,
+                ready_s=time.monotonic() - begun,
+            )
+            log.info("server_ready", ready_ms=int((time.monotonic() - begun) * 1000))
+            await self._stopping.wait()
+            await self._drain(calls)
+        log.info("server_stopped")
+        return 0
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _records(self, metrics: Metrics) -> AsyncIterator[Store]:
+        records = self._loaded.config.records
+        store = await Store.open(
+            records.database,
+            directory=self._loaded.base_dir / records.dir,
+            redact=records.redact,
+            transcript=records.transcript,
+            keep_ms=records.keep or 0,
+            on_dropped=metrics.record_dropped,
+        )
+        try:
+            orphans = await store.close_orphans()
+            if orphans:
+                log.warning("calls_closed_after_crash", calls=len(orphans))
+            yield store
+        finally:
+            await store.close()
+
+    def _token(self) -> tuple[str, bool]:
+        """The API token and whether it was made now."""
+        token = self._loaded.config.server.api_token.get_secret_value()
+        made = not token
+        token = token or secrets.token_urlsafe(18)
+        logs.register_secret(token)
+        return token, made
+
+    def _app(
+        self,
+        calls: Calls,
+        store: Store,
+        metrics: Metrics,
+        http: Http,
+        token: str,
+        built: Built,
+    ) -> web.Application:
+        config = self._loaded.config
+        trusted = parse_networks(config.server.trusted_proxies)
+        tokens = StreamTokens(secrets.token_bytes(32))
+        offers = Offers(_webrtc_settings(config))
+        doors = (
+            PageDoor(),
+            ApiDoor(calls, store, _info(self._loaded, built)),
+            HealthDoor(
+                calls,
+                metrics,
+                serve_metrics=config.observability.metrics,
+                writable=lambda: store.writable,
+            ),
+            WebRtcDoor(calls, offers),
+            TwilioDoor(config, calls, tokens, Pacer(), http, trusted),
+        )
+        app = web.Application(middlewares=[guard(token)], client_max_size=CLIENT_MAX_BYTES)
+        for door in doors:
+            app.add_routes(door.routes())
+        return app
+
+    async def _open(self, app: web.Application, stack: AsyncExitStack) -> Address:
+        host, port = _bind(self._loaded.config.server.bind)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, host or None, port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"server.bind: cannot listen on {host}:{port}: {error.strerror or error}"
+            ) from error
+        actual = runner.addresses[0][1] if runner.addresses else port
+        return Address(host, actual)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _listen_for_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            self._kill.set()
+        self._stopping.set()
+
+    async def _drain(self, calls: Calls) -> None:
+        """First signal: live calls may finish. Second: they end now."""
+        timeout_s = self._loaded.config.server.drain_timeout / 1000
+        log.info("server_draining", live=len(calls.live), timeout_s=timeout_s)
+        async with asyncio.TaskGroup() as tasks:
+            drain = tasks.create_task(calls.drain(timeout_s))
+            killed = tasks.create_task(self._end_on_kill(calls))
+            await asyncio.wait([drain])
+            killed.cancel()
+
+    async def _end_on_kill(self, calls: Calls) -> None:
+        await self._kill.wait()
+        await calls.end_all(ended.SERVER_DRAINED)
+
+
+@contextmanager
+def _recorder(config: Config) -> Iterator[Recorder | None]:
+    if config.records.audio == "none":
+        yield None
+        return
+    recorder = Recorder()
+    recorder.start()
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
+def _webrtc_settings(config: Config) -> WebRtcSettings:
+    webrtc = config.webrtc
+    return WebRtcSettings(
+        advertise_ip=webrtc.advertise_ip,
+        port_range=str(webrtc.port_range or ""),
+        ice_servers=[
+            {
+                "urls": server.urls,
+                "username": server.username or None,
+                "credential": server.credential.get_secret_value() or None,
+            }
+            for server in webrtc.ice_servers
+        ],
+        bind_ips=webrtc.bind_ips,
+        connect_timeout=webrtc.connect_timeout,
+        max_pending=webrtc.max_pending,
+    )
+
+
+def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
+    """What the page shows; see `routes.api`."""
+    config = loaded.config
+    names = {item.kind: item.name for item in built.used if not item.spare}
+    return {
+        "agent": {
+            "name": config.agent.name,
+            "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],
+        },
+        "topology": {"mode": config.topology.mode, **names},
+        "demo": names.get("llm", "").startswith("intents"),
+        "webrtc": {
+            "ice_servers": [
+                {
+                    "urls": server.urls,
+                    "username": server.username,
+                    "credential": server.credential.get_secret_value(),
+                }
+                for server in config.webrtc.ice_servers
+            ]
+        },
+    }
+
+
+def _bind(bind: str) -> tuple[str, int]:
+    """``host:port``, ``:port`` or ``[v6]:port``."""
+    host, _, port = bind.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"server.bind: {bind!r} is not address:port, such as 127.0.0.1:6210")
+    return host.strip("[]"), int(port)
+
+
+def _settle_memory() -> None:
+    """Models and configuration will never be garbage: keep the collector away from them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)

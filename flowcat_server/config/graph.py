@@ -64,6 +64,7 @@ class _Builder:
         self._places: dict[str, Path] = {}
         """Where each node stands."""
         self._types: dict[str, str] = {}
+        self._dangling = False
 
     @staticmethod
     def _unwrap(document: Document, path: Path) -> Path:
@@ -95,7 +96,9 @@ class _Builder:
                 f"a graph has one start node; {starts[0]!r}{where} is one already",
             )
         self._check_edges_of_kinds(nodes, edges)
-        self._check_reachable(nodes, edges, starts[0])
+        if not self._dangling:
+            # A dangling edge makes what lies behind it look unreachable; one mistake is enough.
+            self._check_reachable(nodes, edges, starts[0])
         start = _first_speaking(nodes, edges, starts[0])
         if greeting and not nodes[start].greeting:
             nodes[start] = replace(nodes[start], greeting=greeting)
@@ -134,6 +137,8 @@ class _Builder:
                 known = known and identity in nodes
             if known:
                 edges.append(edge)
+            else:
+                self._dangling = True
         return edges
 
     def _check_edges_of_kinds(self, nodes: dict[str, Node], edges: list[Edge]) -> None:

@@ -120,14 +120,14 @@ def load_text(
     problems = apply_environment(document, environ)
     problems += apply_flags(document, settings)
     problems += expand_document(document, environ)
-    unset = {problem.path for problem in problems}
+    said = {problem.path for problem in problems}
     config, found = validate(document, refuse_unknown=refuse_unknown)
-    problems += [problem for problem in found if problem.path not in unset or problem.warning]
+    problems += [problem for problem in found if problem.path not in said]
     graph, found = _graph(document, config, path, environ, files)
     problems += found
     facts: tuple[Fact, ...] = ()
     if config is not None:
-        problems += check(config, document)
+        problems += [found for found in check(config, document) if found.path not in said]
         facts, found = read_facts(config.knowledge, document, path.parent)
         problems += found
         files += [path.parent / entry.path for entry in config.knowledge if entry.path]
@@ -173,10 +173,10 @@ def expand_document(document: Document, environ: Mapping[str, str]) -> list[Prob
                 absent.append(path)
             else:
                 problems.append(document.problem(path, str(error)))
-            return ""
+            return text
         except ValueError as error:
             problems.append(document.problem(path, str(error)))
-            return ""
+            return text
         if value != text:
             document.expanded.add(path)
         return value

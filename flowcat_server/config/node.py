@@ -127,7 +127,7 @@ class Reader:
         """Warn of keys that look like a known one: editors add others, which mean nothing here."""
         for name in self.block(path):
             if name not in known:
-                close = get_close_matches(name[:80], known, n=1, cutoff=0.85)
+                close = get_close_matches(name[:80], known, n=1, cutoff=0.8)
                 if close:
                     self.warn(
                         (*path, name), f"unknown key {name!r}; did you mean {close[0]!r}?", key=True

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from flowcat_server.config.document import Document, Path
+from flowcat_server.config.explain import show_value
 from flowcat_server.config.models import Config
 from flowcat_server.config.types import parse_bind
 from flowcat_server.errors import Problem
@@ -61,7 +62,7 @@ def _topology(config: Config, document: Document) -> Iterator[Problem]:
 
 def _addresses(config: Config, document: Document) -> Iterator[Problem]:
     def bad(path: Path, rule: str, found: str) -> Problem:
-        return document.problem(path, f"must be {rule}; found {found!r}")
+        return document.problem(path, f"must be {rule}; found {show_value(path, found)}")
 
     server, webrtc = config.server, config.webrtc
     try:
@@ -104,7 +105,7 @@ def _names(config: Config, document: Document) -> Iterator[Problem]:
         if "{{" not in url and not _is_url(url, "https", "http"):
             yield document.problem(
                 ("tools", number, "http", "url"),
-                f"must be an http:// or https:// address; found {url!r}",
+                f"must be an http:// or https:// address; found {show_value((), url)}",
             )
 
 

@@ -138,5 +138,5 @@ def parse_bind(text: str) -> tuple[str, int]:
     elif ":" in host:
         colon = ""
     if not colon or not port.isascii() or not port.isdecimal() or int(port[:6]) > 65535:
-        raise ValueError(f"must be address:port, such as 0.0.0.0:6210; found {text!r}")
+        raise ValueError(f'must be address:port, such as 0.0.0.0:6210; found "{text[:60]}"')
     return host or "0.0.0.0", int(port)  # noqa: S104 - an empty host asks for all addresses

@@ -90,7 +90,7 @@ def parse_yaml(text: str, source: str) -> Document:
     try:
         return builder.build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_syntax(error, source)) from error
+        raise ConfigError(_syntax(error, text, source)) from error
     except yaml.YAMLError as error:
         raise ConfigError(_unreadable(error, text, source)) from error
     except UnicodeEncodeError as error:
@@ -285,10 +285,13 @@ class _Builder:
         )
 
 
-def _syntax(error: yaml.MarkedYAMLError, source: str) -> Problem:
+def _syntax(error: yaml.MarkedYAMLError, text: str, source: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     found = " ".join(part for part in (error.context, error.problem) if part)
-    message = next((advice for text, advice in _ADVICE if text in found), found)
+    message = next((advice for words, advice in _ADVICE if words in found), found)
+    lines = text.splitlines()
+    if mark and mark.line < len(lines) and lines[mark.line][mark.column :].startswith("\t"):
+        message = "a tab cannot indent YAML; use spaces"
     if "quoted scalar" in found:
         message, mark = "a quote is opened here but never closed", error.context_mark or mark
     return Problem(

@@ -71,6 +71,7 @@ class Store:
         self._transcript = transcript
         self._keep_ms = keep_ms
         self._webhook = webhook
+        self._on_dropped = on_dropped
         self._writers: dict[str, CallWriter] = {}
         self._flusher = Flusher(engine, on_dropped=on_dropped)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -98,7 +99,7 @@ class Store:
             keep_ms: Calls older than this are deleted, with their files; None: kept for ever.
             webhook: Ends of calls wait in `webhooks_due` until `webhook_done`.
             read_only: For looking only; nothing is created, started or changed.
-            on_dropped: Called with the number of rows the database refused for good.
+            on_dropped: Called with the number of events and rows that were lost.
 
         Raises:
             RecordsError: The database or the directory cannot be used.
@@ -224,6 +225,8 @@ class Store:
             return True
         if ended is not None:
             writer.on_event(ended)
+        if writer.dropped:
+            self._on_dropped(writer.dropped)
         return await self._flusher.written(timeout_ms)
 
     # --- reading ------------------------------------------------------------------------------

@@ -1,0 +1,317 @@
+"""Prometheus metrics.
+
+Everything that happens per audio frame is a plain attribute of whoever counts it, and read only
+when somebody asks for the metrics. The rest is counted from the calls' event streams: events are
+told apart by their class names, because this module lies below the one that defines them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+log = structlog.get_logger()
+
+METRICS: Final[dict[str, str]] = {
+    "flowcat_build_info": "Always 1; the version is a label.",
+    "flowcat_calls_total": "Calls that ended, by channel and reason.",
+    "flowcat_calls_active": "Calls that are live.",
+    "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
+    "flowcat_call_duration_seconds": "Length of ended calls.",
+    "flowcat_turns_total": "Finished turns: answered, interrupted or unanswered.",
+    "flowcat_turn_latency_seconds": (
+        "From the caller's last voiced sample to the first sample of the answer handed to the "
+        "wire: in total, and each part of it."
+    ),
+    "flowcat_interruptions_total": "Replies the caller cut off.",
+    "flowcat_provider_errors_total": "Failures of providers, by kind, provider and error.",
+    "flowcat_tool_duration_seconds": "How long tools ran, by tool and outcome.",
+    "flowcat_audio_frames_total": "Pieces of audio received (in) and sent (out).",
+    "flowcat_media_dropped_frames_total": "Pieces of audio that were dropped, by where.",
+    "flowcat_records_dropped_total": "Events and rows that could not be recorded.",
+    "flowcat_loop_lag_seconds": "How late the event loop ran a timer, sampled every 20 ms.",
+}
+"""Every metric and what it says."""
+
+LATENCY_BUCKETS: Final = (
+    0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0,
+)  # fmt: skip
+"""Seconds; finest where a pause begins to feel like one."""
+DURATION_BUCKETS: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
+TOOL_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+LATENCY_PARTS: Final = (
+    "total",
+    "endpointing",
+    "stt_tail",
+    "llm_first_token",
+    "llm_first_sentence",
+    "tts_first_audio",
+    "send",
+)
+REFUSED: Final = ("full", "draining")
+OUTCOMES: Final = ("answered", "interrupted", "unanswered")
+
+_MAX_TOOLS: Final = 100
+"""Different tool names that get a label of their own; a model can invent names without end."""
+
+
+class FrameCounts(Protocol):
+    """Who counts a live call's audio; plain attributes."""
+
+    frames_in: int
+    frames_out: int
+
+
+class CallMetrics:
+    """Counts one call; `on_event` takes the call's event stream. Made by `Metrics.call`."""
+
+    def __init__(self, metrics: Metrics, channel: str, frames: object) -> None:
+        self._metrics = metrics
+        self._channel = channel
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "TurnCompleted": metrics._turn,
+            "AgentHeard": metrics._heard,
+            "ToolEnded": metrics._tool,
+            "CallEnded": self._ended,
+        }
+        self.frames = frames
+        self._live = True
+
+    def on_event(self, event: object) -> None:
+        """Count an event of the call."""
+        handler = self._handlers.get(type(event).__name__)
+        if handler is not None:
+            handler(event)
+
+    def close(self) -> None:
+        """The call is over, also without an end in its events. Idempotent."""
+        if self._live:
+            self._live = False
+            self._metrics._leave(self)
+
+    def _ended(self, event: Any) -> None:
+        if self._live:
+            self._metrics._ended(self._channel, event.reason, event.at_ms)
+            self.close()
+
+
+class Metrics:
+    """The metrics of one server process.
+
+    Args:
+        version: Of the server.
+        reasons: Why calls end (`flowcat_server.core.ended.REASONS`); counted from 0.
+        channels: Doors that are open; counted from 0.
+    """
+
+    def __init__(
+        self,
+        version: str = "",
+        *,
+        reasons: Iterable[str] = (),
+        channels: Iterable[str] = (),
+    ) -> None:
+        # Otherwise each series has a second one, which nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._live: set[CallMetrics] = set()
+        self._gone = {"in": 0, "out": 0}
+        self._media_dropped: dict[str, Callable[[], int]] = {}
+        self._records_dropped = 0
+        self._tools: set[str] = set()
+        self._build(version)
+        reasons = sorted(reasons)
+        for channel in channels:
+            for reason in reasons:
+                self._calls.labels(channel, reason)
+        self.registry.register(_Collector(self._collect))
+
+    def _build(self, version: str) -> None:
+        registry = self.registry
+        Gauge(*_named("flowcat_build_info"), ["version"], registry=registry).labels(version).set(1)
+        self._calls = Counter(
+            *_named("flowcat_calls_total"), ["channel", "reason"], registry=registry
+        )
+        self._refused = Counter(
+            *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
+        )
+        self._duration = Histogram(
+            *_named("flowcat_call_duration_seconds"), buckets=DURATION_BUCKETS, registry=registry
+        )
+        self._turns = Counter(*_named("flowcat_turns_total"), ["outcome"], registry=registry)
+        self._latency = Histogram(
+            *_named("flowcat_turn_latency_seconds"),
+            ["part"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._interruptions = Counter(*_named("flowcat_interruptions_total"), registry=registry)
+        self._provider_errors = Counter(
+            *_named("flowcat_provider_errors_total"),
+            ["kind", "provider", "error"],
+            registry=registry,
+        )
+        self._tool_duration = Histogram(
+            *_named("flowcat_tool_duration_seconds"),
+            ["tool", "ok"],
+            buckets=TOOL_BUCKETS,
+            registry=registry,
+        )
+        self._lag = Histogram(
+            *_named("flowcat_loop_lag_seconds"), buckets=LAG_BUCKETS, registry=registry
+        )
+        for reason in REFUSED:
+            self._refused.labels(reason)
+        for outcome in OUTCOMES:
+            self._turns.labels(outcome)
+        for part in LATENCY_PARTS:
+            self._latency.labels(part)
+
+    # --- what is counted ----------------------------------------------------------------------
+
+    def call(self, channel: str, frames: object = None) -> CallMetrics:
+        """A call began. `frames` has the attributes of `FrameCounts`, as far as it counts."""
+        call = CallMetrics(self, channel, frames)
+        self._live.add(call)
+        return call
+
+    @property
+    def active(self) -> int:
+        """Live calls."""
+        return len(self._live)
+
+    def call_refused(self, reason: str) -> None:
+        """A call was not taken: ``full``, ``draining``, ..."""
+        self._refused.labels(reason).inc()
+
+    def provider_error(self, kind: str, provider: str, error: BaseException) -> None:
+        """A provider failed; the error's class is the label."""
+        self._provider_errors.labels(kind, provider, type(error).__name__).inc()
+
+    def record_dropped(self, count: int) -> None:
+        """Rows or events were lost to the records."""
+        self._records_dropped += count
+
+    def watch_dropped(self, where: str, count: Callable[[], int]) -> None:
+        """Report dropped pieces of audio: `count` is asked whenever metrics are wanted."""
+        self._media_dropped[where] = count
+
+    def loop_lag(self, seconds: float) -> None:
+        """One sample of how late the event loop was."""
+        self._lag.observe(seconds)
+
+    def render(self) -> tuple[bytes, str]:
+        """Body and content type of ``GET /metrics`` (Prometheus text format 0.0.4)."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    # --- from a call's events -----------------------------------------------------------------
+
+    def _turn(self, turn: Any) -> None:
+        finished = "answered" if turn.agent else "unanswered"
+        outcome = "interrupted" if turn.interrupted else finished
+        self._turns.labels(outcome).inc()
+        if turn.latency is not None:
+            self._latency.labels("total").observe(turn.latency.total_ms / 1000)
+            for part, ms in turn.latency.parts().items():
+                self._latency.labels(part).observe(ms / 1000)
+
+    def _heard(self, heard: Any) -> None:
+        if heard.interrupted:
+            self._interruptions.inc()
+
+    def _tool(self, tool: Any) -> None:
+        name = tool.name
+        if name not in self._tools:
+            if len(self._tools) >= _MAX_TOOLS:
+                name = "other"
+            else:
+                self._tools.add(name)
+        self._tool_duration.labels(name, str(tool.ok).lower()).observe(tool.duration_ms / 1000)
+
+    def _ended(self, channel: str, reason: str, duration_ms: int) -> None:
+        self._calls.labels(channel, reason).inc()
+        self._duration.observe(duration_ms / 1000)
+
+    def _leave(self, call: CallMetrics) -> None:
+        self._live.discard(call)
+        for direction, count in _frames(call.frames).items():
+            self._gone[direction] += count
+        call.frames = None
+
+    def _collect(self) -> Iterable[Metric]:
+        frames = dict(self._gone)
+        for call in self._live:
+            for direction, count in _frames(call.frames).items():
+                frames[direction] += count
+        dropped = {where: count() for where, count in self._media_dropped.items()}
+        yield GaugeMetricFamily(*_named("flowcat_calls_active"), value=len(self._live))
+        yield _counters("flowcat_audio_frames_total", "direction", frames)
+        yield _counters("flowcat_media_dropped_frames_total", "where", dropped)
+        yield CounterMetricFamily(
+            *_named("flowcat_records_dropped_total"), value=self._records_dropped
+        )
+
+
+class _Collector:
+    """What a registry asks; `collect` is called in the thread that renders."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self.collect = collect
+
+
+def _named(name: str) -> tuple[str, str]:
+    return name, METRICS[name]
+
+
+def _frames(source: object) -> dict[str, int]:
+    return {
+        "in": int(getattr(source, "frames_in", 0)),
+        "out": int(getattr(source, "frames_out", 0)),
+    }
+
+
+def _counters(name: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(*_named(name), labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+LAG_INTERVAL_S = 0.02
+STALL_MS = 100
+_STALL_LOG_S = 1.0
+
+
+async def watch_loop(metrics: Metrics, *, stall_ms: int = STALL_MS) -> None:
+    """Measure how late the event loop runs its timers, until cancelled.
+
+    Run it as one task of the process. A lag of `stall_ms` or more is logged as ``loop_stalled``,
+    at most once a second.
+    """
+    quiet_until = 0.0
+    while True:
+        # The loop's own clock may stand still for a whole iteration: ask the system's.
+        due = time.monotonic() + LAG_INTERVAL_S
+        await asyncio.sleep(LAG_INTERVAL_S)
+        now = time.monotonic()
+        lag = max(0.0, now - due)
+        metrics.loop_lag(lag)
+        if lag * 1000 >= stall_ms and now >= quiet_until:
+            quiet_until = now + _STALL_LOG_S
+            log.warning("loop_stalled", ms=round(lag * 1000))

@@ -118,7 +118,7 @@ async function begin(voice, first) {
   mine.addEventListener("remote", (event) => onRemote(/** @type {CustomEvent} */ (event).detail));
   mine.addEventListener("stats", (event) => onStats(/** @type {CustomEvent} */ (event).detail));
   mine.addEventListener("shaky", (event) => status(/** @type {CustomEvent} */ (event).detail ? "Connection unsteady…" : words(mine)));
-  mine.addEventListener("captions", (event) => status(/** @type {CustomEvent} */ (event).detail ? words(mine) : "Captions lost, reconnecting…"));
+  mine.addEventListener("captions", (event) => status(/** @type {CustomEvent} */ (event).detail ? words(mine) : "Captions interrupted…"));
   mine.addEventListener("failure", (event) => { endReason = "The call failed"; alarm(/** @type {CustomEvent} */ (event).detail); });
   wake();
   let track = null;
@@ -177,7 +177,7 @@ function finish() {
   $("meter-caller").clear();
   $("meter-agent").clear();
   $("clock").textContent = "";
-  $("quality").textContent = "\u00a0";
+  $("quality").textContent = "";
   $("copy").disabled = !transcript.text;
 }
 
@@ -368,6 +368,7 @@ $("refresh").addEventListener("click", route);
 
 addEventListener("pagehide", () => call?.leave());
 
+let drawnAt = 0;
 /** @param {number} time */
 function frame(time) {
   const caller = muted ? 0 : callerTap?.read() ?? 0;
@@ -376,7 +377,10 @@ function frame(time) {
   if (agentTap) $("meter-agent").push(agent, time);
   const orb = $("orb");
   orb.mood = mood();
-  orb.draw(agent, caller, time);
+  if (orb.mood !== "asleep" || time - drawnAt > 60) {
+    orb.draw(agent, caller, time);
+    drawnAt = time;
+  }
   if (liveAt) {
     const text = clock(performance.now() - liveAt);
     if ($("clock").textContent !== text) $("clock").textContent = text;

@@ -12,6 +12,8 @@ const PING_MS = 4000;
 /** Without any frame for this long the socket is taken for dead: a pulled cable closes nothing. */
 const SILENT_MS = 12000;
 const RETRY_MS = [300, 1000, 2000];
+/** A socket that lived this long was a good one: the next loss is counted from the start. */
+const GOOD_MS = 5000;
 
 /** Adds in-band FEC to Opus, in the offer and in the answer: a sender uses it only if the other side asked. @param {string} sdp */
 export function withFec(sdp) {
@@ -44,6 +46,7 @@ export class Call extends EventTarget {
   /** @type {number[]} */
   #timers = [];
   #heardAt = 0;
+  #openedAt = 0;
   #retries = 0;
   /** @type {{lost: number, received: number}} */
   #before = { lost: 0, received: 0 };
@@ -159,7 +162,7 @@ export class Call extends EventTarget {
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
     this.#socket = socket;
-    this.#heardAt = performance.now();
+    this.#heardAt = this.#openedAt = performance.now();
     socket.addEventListener("open", () => {
       for (const message of this.#outbox.splice(0)) socket.send(JSON.stringify(message));
     });
@@ -167,10 +170,7 @@ export class Call extends EventTarget {
       this.#heardAt = performance.now();
       const event = JSON.parse(data);
       if (event.type === "pong") return;
-      if (event.type === "hello") {
-        this.#retries = 0;
-        this.#emit("captions", true);
-      }
+      if (event.type === "hello") this.#emit("captions", true);
       this.#emit("event", event);
       // The last word may still be in the jitter buffer.
       if (event.type === "call_ended") this.#later(() => this.#end(), this.state === "ending" ? 0 : 400);
@@ -182,6 +182,7 @@ export class Call extends EventTarget {
     if (this.#over) return;
     if (this.state === "ending") return this.#end();
     this.#emit("captions", false);
+    if (performance.now() - this.#openedAt > GOOD_MS) this.#retries = 0;
     if (this.#retries < RETRY_MS.length) {
       const wait = RETRY_MS[this.#retries++];
       if (await this.#serverAnswers()) return this.#later(() => !this.#over && this.#listen(), wait);
@@ -213,7 +214,7 @@ export class Call extends EventTarget {
     const state = this.#peer.connectionState;
     if (state === "connected" && this.state === "connecting") this.#to("live");
     this.#emit("shaky", state === "disconnected");
-    if (state === "failed" && !this.#over) {
+    if ((state === "failed" || state === "closed") && !this.#over) {
       if (this.state === "ending") this.#end();
       else this.#fail(new CallFailure(this.state === "live" ? "lost" : "ice"));
     }

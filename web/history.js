@@ -18,7 +18,7 @@ async function ask(path, options) {
 
 /** @param {any} call */
 const facts = (call) =>
-  [call.channel, call.from, call.live ? "" : clock(call.duration_ms ?? 0), call.turns === 1 ? "1 turn" : `${call.turns ?? 0} turns`].filter(Boolean).join(" · ");
+  [call.channel, call.from, call.live ? "" : clock(call.duration_ms ?? 0), `${call.turns ?? 0}\u00a0${call.turns === 1 ? "turn" : "turns"}`].filter(Boolean).join(" · ");
 
 /** Shows the list, and one call if the address names it. @param {string} id */
 export async function showHistory(id) {

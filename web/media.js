@@ -11,7 +11,8 @@ const raw = new URLSearchParams(location.search).get("raw") === "1";
  */
 export async function openMicrophone() {
   if (!navigator.mediaDevices?.getUserMedia) throw new CallFailure("insecure");
-  const chosen = $("microphone").value;
+  // Before the first permission the list has no names, and so not the one that was chosen last time.
+  const chosen = $("microphone").value || memory.get("microphone");
   try {
     const stream = await navigator.mediaDevices.getUserMedia({
       audio: {

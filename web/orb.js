@@ -10,12 +10,12 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** Shape of one mood: how high the ears stand, how far the eyes are open, where they look. */
 const POSES = {
-  asleep: { ears: 0.28, eyes: 0, look: 0.25 },
-  waking: { ears: 0.26, eyes: 0.45, look: 0 },
-  listening: { ears: 0.34, eyes: 1, look: 0 },
-  hearing: { ears: 0.42, eyes: 1.12, look: 0.04 },
-  thinking: { ears: 0.3, eyes: 0.8, look: -0.32 },
-  speaking: { ears: 0.34, eyes: 0.9, look: 0 },
+  asleep: { ears: 0.33, eyes: 0, look: 0.25 },
+  waking: { ears: 0.34, eyes: 0.45, look: 0 },
+  listening: { ears: 0.38, eyes: 1, look: 0 },
+  hearing: { ears: 0.46, eyes: 1.12, look: 0.04 },
+  thinking: { ears: 0.33, eyes: 0.8, look: -0.32 },
+  speaking: { ears: 0.36, eyes: 0.9, look: 0 },
 };
 
 class AgentOrb extends HTMLElement {

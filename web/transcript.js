@@ -157,7 +157,7 @@ export class Transcript {
   /** @param {CallEvent} event */
   #toolStarted({ tool_call_id: id, name, arguments: given }) {
     const state = h("span", { class: "soft" }, "running…");
-    const body = h("div", { class: "card-body" }, h("h4", {}, "Arguments"), h("pre", { tabIndex: 0 }, pretty(given ?? {})));
+    const body = h("div", { class: "card-body" }, h("p", { class: "soft" }, "Arguments"), h("pre", { tabIndex: 0 }, pretty(given ?? {})));
     const card = h("details", { class: "card running" }, h("summary", {}, icon("tool"), h("b", {}, name), state), body);
     this.#tools.set(id, { card, body, state });
     this.#append(card);
@@ -171,7 +171,7 @@ export class Transcript {
     tool.card.classList.remove("running");
     tool.card.classList.toggle("failed", ok === false);
     tool.state.textContent = `${ok === false ? "failed" : "done"} · ${spell(duration ?? 0)}`;
-    tool.body.append(h("h4", {}, "Result"), h("pre", { tabIndex: 0 }, pretty(result)));
+    tool.body.append(h("p", { class: "soft" }, "Result"), h("pre", { tabIndex: 0 }, pretty(result)));
   }
 
   /** @param {Record<string, unknown>} values */

@@ -410,9 +410,13 @@ class Page:
             TimeoutError: with the expression, its last value and the console's errors.
         """
         value: Any = None
+        # An element has no value of its own: that it is there is what is asked.
+        script = (
+            f"(async () => {{ const v = await ({expression}); return v instanceof Node || v }})()"
+        )
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            value = await self.evaluate(expression)
+            value = await self.evaluate(script)
             if value:
                 return value
             await asyncio.sleep(0.02)

@@ -20,7 +20,7 @@ from flowcat_server.providers.llm._intents.slots import person
 from flowcat_server.providers.llm._intents.slots.rules import yes_or_no
 from flowcat_server.providers.llm._intents.turn import Turn, is_question
 from flowcat_server.providers.llm._intents.ways import Ways
-from flowcat_server.providers.llm._intents.wording import lower_first, sentences
+from flowcat_server.providers.llm._intents.wording import lower_first, sentences, without_lead
 
 _SHORT_WORDS = 4
 _SMALL_TALK = frozenset({"thanks", "greeting", "affirm", "how_are_you"})
@@ -46,7 +46,12 @@ class Answering:
             if not self._greet_name(turn):
                 self.miss(turn, ranked)
             return
+        if meanings[0] == Target("intent", "who") and self._greet_name(turn):
+            return
         turn.memory.misses = 0
+        if meanings[0] == Target("intent", "deny") and self._offered(turn) == "anything":
+            self.goodbye(turn)
+            return
         turn.memory.offer = ""
         if len(meanings) == 1 and (other := self._tie(ranked)):
             first, second = (self._as_proposal(turn, target) for target in (meanings[0], other))
@@ -64,7 +69,8 @@ class Answering:
         found: dict[Target, None] = {}
         for part in parts:
             best = self._matcher.meaning(index, part)[0]
-            if self.accepts(best):
+            sure = is_question(part) or best.score >= self._options.thresholds.clear
+            if sure and self.accepts(best):
                 found[best.target] = None
         if len(found) < _PAIR:
             return [whole] if whole else list(found)
@@ -107,7 +113,9 @@ class Answering:
                 self.goodbye(turn)
             case "repeat":
                 heard = turn.heard
-                turn.use("repeat", text=heard) if heard else turn.use("nothing_to_repeat")
+                turn.use("repeat", text=without_lead(heard)) if heard else turn.use(
+                    "nothing_to_repeat"
+                )
             case "help" | "unsure":
                 self._help(turn)
             case "who":
@@ -206,7 +214,7 @@ class Answering:
         answer = yes_or_no(turn.utterance)
         if answer is None or len(turn.utterance.split()) > _SHORT_WORDS:
             return False
-        offer, turn.memory.offer = turn.memory.offer, ""
+        offer, turn.memory.offer = self._offered(turn), ""
         if answer:
             return self._accepted(turn, offer)
         if offer == "anything":
@@ -214,6 +222,15 @@ class Answering:
         elif offer:
             self._more(turn, "no_problem")
         return bool(offer)
+
+    def _offered(self, turn: Turn) -> str:
+        """What a yes or no refers to: our own offer, or the question heard last."""
+        if turn.memory.offer:
+            return turn.memory.offer
+        questions = [text for text in sentences(turn.heard) if text.endswith("?")]
+        asked_more = self._language.wordings["anything_else"]
+        likeness = self._matcher.likeness(questions[-1:], asked_more)
+        return "anything" if likeness >= self._options.thresholds.clear else ""
 
     def _accepted(self, turn: Turn, offer: str) -> bool:
         edge = turn.edge(offer.removeprefix("edge:"))
@@ -257,7 +274,7 @@ class Answering:
         if len(ranked) < _PAIR or ranked[0].score >= limits.clear:
             return None
         first, second = ranked[:_PAIR]
-        if first.score - second.score > limits.tie or "intent" in (
+        if abs(first.score - second.score) > limits.tie or "intent" in (
             first.target.kind,
             second.target.kind,
         ):

@@ -13,7 +13,8 @@ from flowcat_server.core.agent import END_CALL, TRANSFER
 from flowcat_server.core.interfaces import ModelEvent, ModelRequest
 from flowcat_server.providers.llm._intents.answering import Answering
 from flowcat_server.providers.llm._intents.embedding import Embedder
-from flowcat_server.providers.llm._intents.filling import Filling, failed
+from flowcat_server.providers.llm._intents.filling import Filling
+from flowcat_server.providers.llm._intents.form import failed
 from flowcat_server.providers.llm._intents.language import load
 from flowcat_server.providers.llm._intents.match import Matcher
 from flowcat_server.providers.llm._intents.memory import Memory

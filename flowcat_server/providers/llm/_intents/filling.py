@@ -7,13 +7,10 @@ a value. ``idle`` is a node whose caller did not want to go on; any value read r
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from flowcat_server.core.graph import Slot
-from flowcat_server.core.interfaces import ToolSpec
+from flowcat_server.providers.llm._intents import form
 from flowcat_server.providers.llm._intents.answering import Answering
 from flowcat_server.providers.llm._intents.match import Index, Match
 from flowcat_server.providers.llm._intents.settings import IntentsOptions
@@ -21,17 +18,15 @@ from flowcat_server.providers.llm._intents.slots import rules
 from flowcat_server.providers.llm._intents.slots.reading import Reading
 from flowcat_server.providers.llm._intents.turn import Turn
 from flowcat_server.providers.llm._intents.ways import Ways
-from flowcat_server.providers.llm._intents.wording import listed, lower_first
+from flowcat_server.providers.llm._intents.wording import listed
 
 _KEPT = frozenset({"name", "phone", "email"})
 """Kinds that stay true when the same node is gone through again."""
 
-_SAID_BACK = frozenset({"day", "time", "number", "choice"})
 _AT_ONCE = frozenset(
     {"human", "goodbye", "repeat", "wait", "cancel", "refuse", "unsure", "complain"}
 )
 _MISSES_BEFORE_HUMAN = 3
-_SHORT_WORDS = 3
 
 
 class Filling:
@@ -61,7 +56,7 @@ class Filling:
     def arrive(self, turn: Turn) -> None:
         """The caller speaks after a greeting that asked for the first value."""
         turn.memory.stage = "filling"
-        slot = self._missing(turn)
+        slot = form.missing(turn)
         turn.memory.asked = slot.name if slot else ""
 
     # --- hearing ------------------------------------------------------------------------------
@@ -75,7 +70,7 @@ class Filling:
 
     def hear_keys(self, turn: Turn, keys: str) -> bool:
         """Take pressed keys as the value that was asked for."""
-        slot = self._slot(turn, turn.memory.asked)
+        slot = form.slot_named(turn, turn.memory.asked)
         digits = keys.replace("#", "").replace("*", "")
         if slot is None or turn.memory.stage != "filling" or not digits:
             return False
@@ -93,8 +88,8 @@ class Filling:
         """After something else was answered: come back to what is open."""
         if turn.memory.stage == "confirming":
             self._confirm(turn)
-        elif turn.memory.stage == "filling" and (slot := self._missing(turn)):
-            turn.use("back_to_slot", ask=lower_first(self._question(turn, slot)))
+        elif turn.memory.stage == "filling" and (slot := form.missing(turn)):
+            turn.use("back_to_slot", ask=form.unjoined(form.question(turn, slot)))
 
     def _hear_filling(self, turn: Turn, index: Index, ranked: Sequence[Match]) -> bool:
         memory = turn.memory
@@ -147,15 +142,15 @@ class Filling:
             self._answer_besides(turn, index)
             self._submit(turn)
             return True
-        if slot := self._mentioned(turn):
+        if slot := form.mentioned(turn):
             turn.values[slot.name] = None
             memory.spoken.pop(slot.name, None)
             memory.stage = "filling"
-            self._ask(turn, slot)
+            form.ask(turn, slot)
             return True
         if answer is False:
             memory.stage, memory.asked = "correcting", ""
-            labels = [self._label(turn, slot) for slot in turn.request.node.slots]
+            labels = [form.label_of(turn, slot) for slot in turn.request.node.slots]
             turn.use("what_change", labels=listed(labels, "or"))
             return True
         return self._hear_aside(turn, index, ranked)
@@ -179,7 +174,7 @@ class Filling:
     def _hear_intent(self, turn: Turn, name: str) -> bool:
         """A built-in intent while slots are open."""
         memory = turn.memory
-        slot = self._slot(turn, memory.asked)
+        slot = form.slot_named(turn, memory.asked)
         match name:
             case "human" | "goodbye" | "repeat":
                 self._answering.intent(turn, name)
@@ -188,7 +183,7 @@ class Filling:
             case "wait" | "unsure":
                 turn.use(name)
                 if name == "unsure" and slot:
-                    self._hint(turn, slot)
+                    form.hint(turn, slot)
             case "refuse" | "deny" if slot and slot.name in turn.node.optional:
                 memory.skipped.append(slot.name)
                 self._go_on(turn, {})
@@ -201,8 +196,8 @@ class Filling:
             case "affirm" | "greeting" | "thanks" | "deny" | "help":
                 if memory.stage == "confirming":
                     self._confirm(turn)
-                elif slot := self._missing(turn):
-                    self._ask(turn, slot)
+                elif slot := form.missing(turn):
+                    form.ask(turn, slot)
             case _:
                 self._answering.intent(turn, name)
                 self.prompt_again(turn)
@@ -271,11 +266,11 @@ class Filling:
             elif not reading.problem:
                 turn.values[name] = reading.value
                 memory.spoken[name] = reading.spoken
-                if self._slot_kind(turn, name) == "phone":
+                if form.kind_of(turn, name) == "phone":
                     memory.digits = ""
 
     def _answer_besides(self, turn: Turn, index: Index) -> None:
-        """ "Friday at three. And where can I park?": the question beside the values."""
+        """The question beside the values: "Friday at three. And where can I park?"."""
         for target in self._answering.besides(turn, index):
             self._answering.act(turn, target)
 
@@ -283,7 +278,7 @@ class Filling:
 
     def _go_on(self, turn: Turn, found: Mapping[str, Reading], *, changed: bool = False) -> None:
         memory = turn.memory
-        slot = self._missing(turn)
+        slot = form.missing(turn)
         good = {name: r for name, r in found.items() if not r.problem}
         bad = [
             (name, r)
@@ -295,7 +290,7 @@ class Filling:
         if slot is None and not bad:
             self._complete(turn)
             return
-        self._acknowledge(turn, good)
+        form.acknowledge(turn, good)
         if bad:
             memory.asked, reading = bad[0]
             group = "ask_period" if reading.problem == "time_period" else reading.problem
@@ -304,7 +299,7 @@ class Filling:
             memory.asked = slot.name
             turn.use("ask_period", period=memory.period)
         elif slot:
-            self._ask(turn, slot)
+            form.ask(turn, slot)
 
     def _complete(self, turn: Turn) -> None:
         if turn.node.confirm is False:
@@ -317,12 +312,12 @@ class Filling:
         if turn.node.confirm:
             turn.say_one(turn.node.confirm, f"confirm:{turn.request.node.id}")
         else:
-            slots = [s for s in turn.request.node.slots if self._filled(turn, s)]
-            turn.use("confirm", values=self._phrase(turn, slots))
+            slots = [s for s in turn.request.node.slots if form.filled(turn, s)]
+            turn.use("confirm", values=form.phrase(turn, slots))
 
     def _submit(self, turn: Turn) -> None:
         turn.memory.stage = "submitted"
-        tool = self._submit_tool(turn)
+        tool = form.submit_tool(turn)
         if tool is None:
             self.finish(turn)
             return
@@ -332,7 +327,7 @@ class Filling:
 
     def after_tool(self, turn: Turn, result: str) -> None:
         """The tool that took the values has answered."""
-        if failed(result):
+        if form.failed(result):
             turn.memory.stage = "confirming"
             turn.use("tool_failed")
             self._offer_human(turn)
@@ -358,7 +353,8 @@ class Filling:
     def _cancel(self, turn: Turn) -> None:
         memory = turn.memory
         for slot in turn.request.node.slots:
-            turn.values[slot.name] = None
+            if form.filled(turn, slot):
+                turn.values[slot.name] = None
             memory.spoken.pop(slot.name, None)
         if edge := self._ways.when_cancelled(turn):
             turn.run(edge.tool_name)
@@ -369,7 +365,7 @@ class Filling:
     def _miss(self, turn: Turn) -> None:
         memory = turn.memory
         memory.slot_misses += 1
-        slot = self._slot(turn, memory.asked) or self._missing(turn)
+        slot = form.slot_named(turn, memory.asked) or form.missing(turn)
         if memory.slot_misses >= _MISSES_BEFORE_HUMAN and self._offer_human(turn):
             memory.slot_misses = 0
             return
@@ -377,9 +373,9 @@ class Filling:
         if slot is None:
             self.prompt_again(turn)
         elif memory.slot_misses > 1:
-            self._hint(turn, slot)
+            form.hint(turn, slot)
         else:
-            self._ask(turn, slot)
+            form.ask(turn, slot)
 
     def _offer_human(self, turn: Turn) -> bool:
         if not self._ways.to_human(turn) and not turn.request.node.transfers:
@@ -387,124 +383,3 @@ class Filling:
         turn.use("offer_human")
         turn.memory.offer = "human"
         return True
-
-    # --- wording ------------------------------------------------------------------------------
-
-    def _ask(self, turn: Turn, slot: Slot) -> None:
-        turn.memory.asked = slot.name
-        turn.say(self._question(turn, slot))
-
-    def _question(self, turn: Turn, slot: Slot) -> str:
-        turn.memory.asked = slot.name
-        if slot.ask:
-            return turn.wording.choose(slot.ask, f"ask:{slot.name}", turn.memory.counts)
-        group = f"ask_{slot.kind}" if f"ask_{slot.kind}" in turn.wording else "ask_free"
-        label = self._label(turn, slot)
-        choices = listed(slot.choices, "or")
-        return turn.wording.pick(group, turn.memory.counts, label=label, choices=choices)
-
-    def _hint(self, turn: Turn, slot: Slot) -> None:
-        turn.memory.asked = slot.name
-        if hints := turn.node.hints.get(slot.name):
-            turn.say_one(hints, f"hint:{slot.name}")
-            return
-        group = f"hint_{slot.kind}" if f"hint_{slot.kind}" in turn.wording else "hint_free"
-        turn.use(group, choices=listed(slot.choices, "or"))
-
-    def _acknowledge(self, turn: Turn, good: Mapping[str, Reading]) -> None:
-        slots = [slot for slot in turn.request.node.slots if slot.name in good]
-        named = next((slot for slot in slots if slot.kind == "name"), None)
-        said_back = [slot for slot in slots if slot.kind in _SAID_BACK]
-        if said_back:
-            turn.use("took", values=self._phrase(turn, said_back))
-        elif named:
-            turn.use("took_name", first_name=str(good[named.name].value).split()[0])
-        elif slots:
-            turn.use("took_phone")
-
-    def _phrase(self, turn: Turn, slots: Sequence[Slot]) -> str:
-        """Values in a row: "Friday the 27th at 3 PM, for Anna Becker"."""
-        spoken = turn.memory.spoken
-        parts: list[str] = []
-        for slot in slots:
-            text = spoken.get(slot.name) or str(turn.variables.get(slot.name, ""))
-            if slot.kind == "time" and parts:
-                parts[-1] += f" at {text}"
-            elif slot.kind in ("day", "time", "name", "choice"):
-                parts.append(text)
-            else:
-                parts.append(f"{self._label(turn, slot)} {text}")
-        return ", ".join(parts)
-
-    @staticmethod
-    def _label(turn: Turn, slot: Slot) -> str:
-        plain = slot.kind if slot.kind in ("day", "time", "name") else slot.name
-        default = "phone number" if slot.kind == "phone" else re.sub(r"[_-]+", " ", plain)
-        return turn.node.labels.get(slot.name, default)
-
-    # --- looking up ---------------------------------------------------------------------------
-
-    def _missing(self, turn: Turn) -> Slot | None:
-        skipped = turn.memory.skipped
-        return next(
-            (
-                slot
-                for slot in turn.request.node.slots
-                if slot.name not in skipped and not self._filled(turn, slot)
-            ),
-            None,
-        )
-
-    @staticmethod
-    def _filled(turn: Turn, slot: Slot) -> bool:
-        return turn.variables.get(slot.name) not in (None, "")
-
-    @staticmethod
-    def _slot(turn: Turn, name: str) -> Slot | None:
-        return next((slot for slot in turn.request.node.slots if slot.name == name), None)
-
-    def _slot_kind(self, turn: Turn, name: str) -> str:
-        slot = self._slot(turn, name)
-        return slot.kind if slot else ""
-
-    def _mentioned(self, turn: Turn) -> Slot | None:
-        """The slot whose name the caller says ("the time is wrong")."""
-        said = turn.utterance.lower()
-        for slot in turn.request.node.slots:
-            words = {self._label(turn, slot).lower(), slot.kind}
-            words |= (
-                {"date"} if slot.kind == "day" else {"number"} if slot.kind == "phone" else set()
-            )
-            if any(re.search(rf"\b{re.escape(word)}\b", said) for word in words):
-                return slot
-        return None
-
-    @staticmethod
-    def _submit_tool(turn: Turn) -> ToolSpec | None:
-        offered = [tool for tool in turn.request.tools if tool.name in turn.request.node.tools]
-        if turn.node.submit:
-            return next((tool for tool in offered if tool.name == turn.node.submit), None)
-        values = {n for n, v in turn.variables.items() if v not in (None, "")}
-        fitting = [tool for tool in offered if _required(tool) <= values]
-        return max(fitting, key=lambda tool: len(_required(tool)), default=None)
-
-
-def _required(tool: ToolSpec) -> set[str]:
-    return set(tool.parameters.get("required") or tool.parameters.get("properties") or ())
-
-
-def failed(result: str) -> bool:
-    """Whether a tool's answer reads like a failure."""
-    try:
-        value: Any = json.loads(result)
-    except (ValueError, RecursionError):
-        return bool(
-            re.match(
-                r"\W*(?:the tool failed|error|failed|failure|timeout|timed out)\b",
-                result,
-                re.IGNORECASE,
-            )
-        )
-    return isinstance(value, Mapping) and (
-        bool(value.get("error")) or value.get("ok") is False or value.get("success") is False
-    )

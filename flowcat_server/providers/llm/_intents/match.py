@@ -10,12 +10,22 @@ from threading import Lock
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from flowcat_server.core.graph import Edge, Fact
 from flowcat_server.providers.llm._intents.embedding import Cached, Embedder, Vectors
 from flowcat_server.providers.llm._intents.language import Language
+from flowcat_server.providers.llm._intents.sound import code, likeness
 
 _INDEXES = 256
+
+# Weights and limits, chosen by leaving out one phrase at a time.
+_NEAREST = 0.7
+_LEAST = 4
+_MOST = 6
+_MIDDLING = 0.75
+_SOUNDS_LIKE = 0.82
+_CERTAIN = 0.75
 
 _FILLERS = re.compile(
     r"^(?:(?:um+|uh+|er+|erm|ah+|oh|well|so|okay|ok|hi|hello|hey|and|alright|right|yeah|yes|"
@@ -57,16 +67,39 @@ class Index:
     """The phrases of everything that can be meant in one node."""
 
     targets: tuple[Target, ...]
-    owners: tuple[int, ...]
+    owners: npt.NDArray[np.intp]
     """For each row of `vectors`, which target it is a phrase of."""
     vectors: Vectors
+    codes: tuple[str, ...]
+    """For each row, how it sounds."""
 
     def rank(self, vector: Vectors) -> list[Match]:
-        """All targets, nearest first; a target is as near as its nearest phrase."""
+        """All targets, most likely first.
+
+        A target is as near as its nearest phrase, but of several near ones that wins whose other
+        phrases are near, too: one phrase alone may share no more than a word.
+        """
+        near = self.vectors @ vector
         best = np.full(len(self.targets), -1.0, dtype=np.float32)
-        np.maximum.at(best, np.array(self.owners), self.vectors @ vector)
-        order = np.argsort(-best, kind="stable")
+        rank = np.empty(len(self.targets), dtype=np.float32)
+        for at in range(len(self.targets)):
+            scores = np.sort(near[self.owners == at])[::-1][:_MOST]
+            best[at] = scores[0]
+            # Few phrases tell little: a target counts as if it had some more, less near ones.
+            missing = max(_LEAST - len(scores), 0)
+            mean = (scores.sum() + missing * scores[0] * _MIDDLING) / (len(scores) + missing)
+            rank[at] = _NEAREST * scores[0] + (1 - _NEAREST) * mean
+        order = np.argsort(-rank, kind="stable")
         return [Match(self.targets[at], float(best[at])) for at in order]
+
+    def sounds_like(self, sentence: str) -> Match | None:
+        """The target one of whose phrases sounds like `sentence`."""
+        said = code(sentence)
+        found = [likeness(said, known, _SOUNDS_LIKE) for known in self.codes]
+        at = max(range(len(found)), key=found.__getitem__, default=None)
+        if at is None or not found[at]:
+            return None
+        return Match(self.targets[self.owners[at]], found[at])
 
 
 class Matcher:
@@ -103,8 +136,15 @@ class Matcher:
         return index
 
     def meaning(self, index: Index, sentence: str) -> list[Match]:
-        """`Index.rank` of a sentence, without its opening fillers."""
-        return index.rank(self._embedder.embed([strip(sentence)])[0])
+        """`Index.rank` of a sentence without its opening fillers; misheard ones by their sound."""
+        bare = strip(sentence)
+        ranked = index.rank(self._embedder.embed([bare])[0])
+        if ranked[0].score >= _CERTAIN:
+            return ranked
+        heard = index.sounds_like(bare)
+        if heard is None or heard.score <= ranked[0].score:
+            return ranked
+        return [heard, *(match for match in ranked if match.target != heard.target)]
 
     def likeness(self, phrases: Sequence[str], others: Sequence[str]) -> float:
         """How near the nearest two of two groups of fixed phrases are."""
@@ -130,7 +170,8 @@ class Matcher:
         groups = [(target, [strip(p) for p in phrases]) for target, phrases in groups if phrases]
         owners = [at for at, (_, phrases) in enumerate(groups) for _ in phrases]
         vectors = self._phrases.embed([phrase for _, phrases in groups for phrase in phrases])
-        return Index(tuple(target for target, _ in groups), tuple(owners), vectors)
+        codes = tuple(code(phrase) for _, phrases in groups for phrase in phrases)
+        return Index(tuple(target for target, _ in groups), np.array(owners), vectors, codes)
 
 
 def strip(sentence: str) -> str:

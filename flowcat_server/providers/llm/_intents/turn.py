@@ -20,7 +20,7 @@ from flowcat_server.core.interfaces import (
 )
 from flowcat_server.providers.llm._intents.memory import Memory
 from flowcat_server.providers.llm._intents.settings import FaqItem, NodeOptions
-from flowcat_server.providers.llm._intents.wording import Wording, render, sentences
+from flowcat_server.providers.llm._intents.wording import Wording, render, sentences, without_lead
 
 _QUESTION = re.compile(
     r"^\W*(?:(?:so|and|um+|uh+|okay|ok|but|well|sorry|hi|hello)\b\W*)*"
@@ -131,10 +131,7 @@ class Turn:
         answers = self._answers.get(fact.id, (fact.answer,))
         answer = self.wording.choose(answers, f"fact:{fact.id}", self.memory.counts)
         if fact.id in self.memory.told and len(answers) == 1:
-            # The lead-in of the answer itself ("Sure.") would follow another one.
-            parts = sentences(answer)
-            bare = parts[1:] if len(parts) > 1 and len(parts[0].split()) <= 2 else parts
-            self.use("again", answer=" ".join(bare))
+            self.use("again", answer=without_lead(answer))
         else:
             self.say(answer)
         self.memory.told = [*(t for t in self.memory.told if t != fact.id), fact.id][-50:]

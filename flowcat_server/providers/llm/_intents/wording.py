@@ -10,6 +10,7 @@ from flowcat_server.core import templates
 from flowcat_server.providers.llm._intents.language import Language
 
 _FIELD = re.compile(r"\{(\w+)\}")
+_LEAD_WORDS = 2
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -45,6 +46,18 @@ def fill(text: str, fields: Mapping[str, str]) -> str:
 def render(text: str, variables: Mapping[str, Any], spoken: Mapping[str, str]) -> str:
     """Fill in ``{{variables}}``; a slot's value as it is said, not as it is stored."""
     return " ".join(templates.render(text, {**variables, **spoken}).split())
+
+
+def without_lead(text: str) -> str:
+    """A text without a lead-in such as "Sure.", to be put behind another one."""
+    parts = sentences(text)
+    if len(parts) > 1 and len(parts[0].split()) <= _LEAD_WORDS and not parts[0].endswith("?"):
+        parts = parts[1:]
+    return re.sub(r"^(?:Yes|Sure|Well|Okay|So), (\w)", _upper, " ".join(parts))
+
+
+def _upper(found: re.Match[str]) -> str:
+    return found[1].upper()
 
 
 def sentences(text: str) -> list[str]:

@@ -34,7 +34,7 @@ from flowcat_server.routes.telephony import TwilioDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
-from flowcat_server.startup import Built, Progress, build
+from flowcat_server.startup import Built, Progress, build, prepare_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 
@@ -96,6 +96,9 @@ class Server:
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
             stack.callback(watch.cancel)
             calls = Calls(built.parts, store, recorder, metrics, tasks)
+            if built.parts.tts:
+                prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
+                stack.callback(prepare.cancel)
             token, made = self._token()
             app = self._app(calls, store, metrics, http, token, built)
             address = await self._open(app, stack)

@@ -124,7 +124,7 @@ class Session:
         task.add_done_callback(self._children.discard)
         return task
 
-    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.Handle:
         """Run `callback` at a time of the call's clock, unless the call is over by then."""
         return self._loop.call_at(self._epoch + at_ms / 1000, self.protect, callback)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -14,6 +14,7 @@ from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
 from flowcat_server.core.agent import Profile
 from flowcat_server.core.interfaces import ToolSpec
+from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.core.templates import names, render
 from flowcat_server.errors import ConfigError, FlowcatError, MissingExtra, Problem
 from flowcat_server.pipeline import Candidate, Parts
@@ -117,7 +118,9 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         tts=plugs.get("tts", ()),
         realtime=plugs["realtime"][0].plug if "realtime" in plugs else None,
     )
-    await _prepare_speech(built.parts, progress)
+    if built.parts.tts:
+        await built.parts.tts[0].plug.prepare(first_texts(built.parts))
+        progress.say("the greeting is prepared")
     return built
 
 
@@ -163,30 +166,38 @@ async def _start(plug: Any, used: Used, progress: Progress) -> None:
     progress.say(f"{used.kind} {used.name} is ready ({used.ready_ms} ms)")
 
 
-async def _prepare_speech(parts: Parts, progress: Progress) -> None:
-    """Have the fixed texts spoken once, where the voice keeps them."""
-    texts = fixed_texts(parts)
-    if parts.tts and texts:
-        await parts.tts[0].plug.prepare(texts)
-        progress.say(f"{len(texts)} fixed texts are prepared")
-
-
-def fixed_texts(parts: Parts) -> list[str]:
-    """Texts that will be spoken word for word: greetings, fillers, questions to a silent line."""
+def first_texts(parts: Parts) -> list[str]:
+    """Texts that must be ready when the first call comes: the greeting and what fills a gap."""
     turn, graph = parts.config.turn, parts.profile.graph
-    texts = [graph.nodes[graph.start].greeting]
-    texts += [*turn.dead_air.filler, *turn.dead_air.say, *turn.idle.say]
-    texts += [node.greeting for node in graph.nodes.values()]
-    texts += [text for node in graph.nodes.values() for text in node.say]
-    texts += [target.say for node in graph.nodes.values() for target in node.transfers]
-    texts += [fact.answer for fact in parts.profile.knowledge]
+    greeting = graph.nodes[graph.start].greeting
+    return _rendered(parts, [greeting, *turn.dead_air.filler, *turn.idle.say])
+
+
+def later_texts(parts: Parts) -> list[str]:
+    """Other texts that will be spoken word for word, the likely ones first."""
+    nodes = parts.profile.graph.nodes.values()
+    texts = [fact.answer for fact in parts.profile.knowledge]
+    texts += [text for node in nodes for text in (node.greeting, *node.say)]
+    texts += [target.say for node in nodes for target in node.transfers]
+    texts += parts.config.turn.dead_air.say
+    return _rendered(parts, texts)
+
+
+async def prepare_later(parts: Parts) -> None:
+    """Have the fixed texts spoken ahead of time, one by one beside the calls."""
+    for text in later_texts(parts):
+        await parts.tts[0].plug.prepare([text])
+
+
+def _rendered(parts: Parts, texts: Iterable[str]) -> list[str]:
+    """The texts that do not depend on the call, as they will be spoken: piece by piece."""
     variables = parts.profile.seed_variables
-    rendered = [render(text, variables) if _known(text, variables) else "" for text in texts]
-    return list(dict.fromkeys(text for text in rendered if text.strip()))
-
-
-def _known(text: str, variables: Any) -> bool:
-    return all(name in variables for name in names(text))
+    pieces: list[str] = []
+    for text in texts:
+        if names(text) <= variables.keys():
+            splitter = SentenceSplitter()
+            pieces += [*splitter.feed(render(text, variables)), splitter.flush()]
+    return [piece for piece in dict.fromkeys(pieces) if piece]
 
 
 def _title(spec: ProviderSpec, model: str = "") -> str:

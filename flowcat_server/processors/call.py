@@ -25,7 +25,7 @@ class Call(Protocol):
         exception ends it as a server error. Cancelling the task is silent.
         """
 
-    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.Handle:
         """Run `callback` at a time of the call's clock, unless the call ends first."""
 
     def protect(self, callback: Callable[..., None], *arguments: object) -> None:

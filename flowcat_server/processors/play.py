@@ -71,7 +71,7 @@ class PlayProcessor(Processor):
         self._on_settled = on_settled
         self._timelines: dict[int, _Timeline] = {}
         self._speaking: int | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def process(self, frame: Frame) -> None:
         match frame:

@@ -101,7 +101,7 @@ class ReplyProcessor(Processor):
         self._dead_air = dead_air
         self._used = 0
         self._task: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.TimerHandle] = []
+        self._timers: list[asyncio.Handle] = []
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
@@ -168,7 +168,7 @@ class ReplyProcessor(Processor):
     async def _run(self, reply: _Reply) -> None:
         agent = self._agent
         if reply.turn == 0 and agent.node.greeting:
-            self._say(reply, agent.render(agent.node.greeting))
+            self._say_all(reply, agent.render(agent.node.greeting))
         else:
             for _ in range(MAX_ROUNDS):
                 calls = await self._ask(reply)
@@ -235,7 +235,7 @@ class ReplyProcessor(Processor):
             self._say(reply, self._actions.filler(call))
             outcome = await self._actions.run(reply.turn, call)
             for text in outcome.speech:
-                self._say(reply, text)
+                self._say_all(reply, text)
             results.append(outcome.result)
             again = again and outcome.ask_again
         self._conversation.tool_round(reply.turn, calls, results)
@@ -245,6 +245,13 @@ class ReplyProcessor(Processor):
         if text:
             reply.spoken = True
             self._emit_text(reply.turn, text)
+
+    def _say_all(self, reply: _Reply, text: str) -> None:
+        """Fixed words, sentence by sentence like the model's."""
+        splitter = SentenceSplitter()
+        for sentence in splitter.feed(text):
+            self._say(reply, sentence)
+        self._say(reply, splitter.flush())
 
     def _emit_text(self, turn: int, text: str) -> None:
         if text:

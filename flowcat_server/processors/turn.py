@@ -35,7 +35,8 @@ class TurnProcessor(Processor):
         self._transcoder = Transcoder(audio, vad.format)
         self._vad = vad.open(partial(call.protect, self._on_chunk))
         self._chunk_ms = self._vad.chunk_ms
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = 0
 
     def process(self, frame: Frame) -> None:
         kind = type(frame)
@@ -89,14 +90,13 @@ class TurnProcessor(Processor):
         self._arm()
 
     def _arm(self) -> None:
-        deadline = self._detector.deadline_ms()
-        if deadline is None:
+        due = self._detector.deadline_ms()
+        if due is None or (self._timer is not None and self._timer_due <= due):
             return
         if self._timer is not None:
-            if not self._timer.cancelled() and self._timer.when() * 1000 <= deadline:
-                return
             self._timer.cancel()
-        self._timer = self._call.call_at(deadline, self._tick)
+        self._timer_due = due
+        self._timer = self._call.call_at(due, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
-from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_8K, PCM_16K, Transcoder, decode
+import numpy as np
+
+from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_16K, decode
 from flowcat_server.transports.webrtc import opus
 from flowcat_server.transports.webrtc.dtmf import KeyPresses
 from flowcat_server.transports.webrtc.jitter import (
@@ -16,6 +18,7 @@ from flowcat_server.transports.webrtc.jitter import (
     Play,
     Recover,
 )
+from flowcat_server.transports.webrtc.rates import Upsampler
 
 FORMAT = PCM_16K
 PIECE = FORMAT.bytes_for(20)
@@ -58,7 +61,7 @@ class G711Decoder:
 
     def __init__(self, codec: Codec) -> None:
         self._encoding = (MULAW_8K if codec == "pcmu" else ALAW_8K).encoding
-        self._resampler = Transcoder(PCM_8K, FORMAT)
+        self._resampler = Upsampler(FORMAT.sample_rate // self.clock_rate)
         self._last = b""
 
     def ticks(self, payload: bytes) -> int:
@@ -72,11 +75,8 @@ class G711Decoder:
         return self.conceal(ticks)
 
     def conceal(self, ticks: int) -> bytes:
-        import numpy as np
-
-        size = ticks * 2
         faded = (np.frombuffer(self._last, dtype="<i2") // 2).tobytes()
-        self._last = (faded + bytes(size))[:size]
+        self._last = faded[: ticks * 2].ljust(ticks * 2, b"\0")
         return self._resampler.feed(self._last)
 
 

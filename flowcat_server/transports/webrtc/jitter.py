@@ -31,6 +31,8 @@ HOLD_DECAY_MS = 2_000
 """So long without a late packet takes 20 ms off the hold."""
 STALL_MS = 200
 PAUSE_MS = 60
+FILL_MS = 20
+"""What is made up at once while nothing comes."""
 STALE_MS = 1_000
 CONCEAL_MS = 100
 """Concealment repeats what was heard; after this long it would be noise: silence."""
@@ -239,9 +241,10 @@ class JitterBuffer:
         late = now_ms - self._offset - self._ms(self._position) - patience
         if late < 0:
             return
-        for _ in range(min(late // self._ms(self._frame) + 1, MAX_PENDING)):
-            self._made_up(self._frame)
-            self._position += self._frame
+        step = self._rate * FILL_MS // 1000
+        for _ in range(min(late // FILL_MS + 1, MAX_PENDING)):
+            self._made_up(step)
+            self._position += step
 
     def _made_up(self, ticks: int) -> None:
         if not self._quiet and self._ms(self._stalled) < CONCEAL_MS:

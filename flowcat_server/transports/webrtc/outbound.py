@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_24K, Transcoder
+from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_24K, encode
 from flowcat_server.transports.webrtc import opus
 from flowcat_server.transports.webrtc.inbound import Codec
+from flowcat_server.transports.webrtc.rates import Downsampler
 
 FORMAT = PCM_24K
 """Super-wideband: what voices are made at, and half again the cost of 16 kHz."""
@@ -47,25 +48,21 @@ class G711Voice:
 
     def __init__(self, codec: Literal["pcmu", "pcma"]) -> None:
         target = MULAW_8K if codec == "pcmu" else ALAW_8K
-        self._transcoder = Transcoder(FORMAT, target)
-        self._piece = target.bytes_for(20)
+        self._encoding = target.encoding
+        self._resampler = Downsampler(FORMAT.sample_rate // target.sample_rate)
         self._silence = target.silence(20)
-        self._cushion = target.silence(10)
-        self._rest = b""
+        self._fading = False
 
     def expect_loss(self, percent: int) -> None:
         """G.711 has nothing to offer against loss."""
 
     def encode(self, pcm: bytes) -> bytes:
         """20 ms of PCM, or nothing, to one packet."""
-        if not pcm and not self._rest:
+        if not pcm and not self._fading:
             return self._silence
-        if not self._rest:
-            # The resampler holds a few samples back and gives them in uneven pieces.
-            self._rest = self._cushion
-        self._rest += self._transcoder.feed(pcm) if pcm else self._transcoder.flush()
-        packet, self._rest = self._rest[: self._piece], self._rest[self._piece :]
-        return packet + self._silence[len(packet) :]
+        # One more frame lets the filter ring out.
+        self._fading = bool(pcm)
+        return encode(self._resampler.feed(pcm or bytes(PIECE)), self._encoding)
 
 
 class Outbound:

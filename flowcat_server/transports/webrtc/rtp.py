@@ -263,7 +263,7 @@ class LeanSender(RTCRtpSender):
         """Send the packet of beat `number`; skipped beats show as a gap in the timestamps."""
         if not self._sending or not self._enabled:
             return
-        session = self.transport._tx_srtp
+        session: pylibsrtp.Session | None = self.transport._tx_srtp
         pair = self.transport.transport._connection._nominated.get(1)
         if session is None or pair is None:
             return
@@ -302,16 +302,12 @@ class LeanSender(RTCRtpSender):
         private: Any = self
         private._RTCRtpSender__rtp_started.set()
         try:
-            name = codec_names([codec]).get(codec.payloadType or 0)
-            if name == "opus" or name == "pcmu" or name == "pcma":
-                self._outbound.configure(name)
-                self._payload_type = codec.payloadType or 0
-                self._extension = self._mid_extension()
-                self._sending = True
+            payload_type = codec.payloadType or 0
+            self._outbound.configure(codec_names([codec])[payload_type])
+            self._payload_type = payload_type
+            self._extension = self._mid_extension()
+            self._sending = True
             await asyncio.get_running_loop().create_future()
-        except asyncio.CancelledError:
-            # aiortc cancels this task to stop it and then waits for the event, not for the task.
-            return
         finally:
             self._sending = False
             private._RTCRtpSender__rtp_exited.set()

@@ -168,7 +168,7 @@ async def client(mouth: Mouth | None = None) -> AsyncIterator[Client]:
 
 async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
     async with asyncio.timeout(timeout):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the state is someone else's
             await asyncio.sleep(0.005)
 
 

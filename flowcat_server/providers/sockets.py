@@ -94,6 +94,8 @@ class Endpoint:
     """Contexts that one socket carries at a time."""
     per_minute: int = field(default=0, compare=False)
     """Contexts that one socket may begin in any minute; 0: any number."""
+    said_in: str = field(default="", compare=False)
+    """The response header in which the vendor explains a refused handshake."""
     idle_s: float = field(default=60.0, compare=False)
     """Close a socket that nobody has used for so long."""
 
@@ -261,7 +263,7 @@ class Socket:
         try:
             headers = dict(self.endpoint.headers)
             self._ws = await connect(
-                self._http, self.provider, self.endpoint.url, headers, said_in="dg-error"
+                self._http, self.provider, self.endpoint.url, headers, said_in=self.endpoint.said_in
             )
             self._opened.set_result(None)
             log.info("socket_connected", provider=self.provider)

@@ -100,6 +100,7 @@ class DeepgramTts(SocketTts):
             wire=AuraWire,
             contexts=1,
             per_minute=FLUSHES_PER_MINUTE - 1,
+            said_in="dg-error",
             idle_s=60.0,
         )
 

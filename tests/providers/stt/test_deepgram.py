@@ -361,6 +361,18 @@ def test_a_late_reply_to_an_earlier_pause_does_not_answer_a_later_one():
     assert (right.text, right.pause, right.segment) == ("three", 2, 1)
 
 
+def test_a_new_connection_counts_from_what_it_was_sent_again():
+    first, second = say("one two"), say("three") + MULAW_8K.silence(100)
+    reader = fed(NovaReader(MULAW_8K), first)
+    reader.parse(results(first, 0, final=True), 0)
+    fed(reader, second)
+    assert b"".join(reader.connected()) == second
+    reader.pause(1, 0)
+    (heard,) = reader.parse(results(second, 0, final=True), 0)
+    assert (heard.text, heard.segment, heard.pause) == ("three", 1, 1)
+    assert reader.ring.size == 0
+
+
 def test_words_of_the_last_turn_that_come_late_are_dropped():
     audio = say("one two")
     reader = fed(NovaReader(MULAW_8K), audio)

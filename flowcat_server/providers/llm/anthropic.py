@@ -110,7 +110,7 @@ class AnthropicModel:
         self._http = settings.http
         base = settings.base_url.rstrip("/").removesuffix("/v1")
         self._url = endpoint(self._name, base, "/v1/messages")
-        self._key = settings.api_key.get_secret_value()
+        self._key = settings.api_key.get_secret_value().strip()
         version = self._options.version
         self._headers = {"anthropic-version": version, **self._options.headers}
         if self._key and version == "2023-06-01":

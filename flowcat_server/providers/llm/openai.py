@@ -139,7 +139,7 @@ class OpenAiModel:
         self._dialect = dialect
         self._http = settings.http
         self._url = endpoint(self._name, url or settings.base_url, "/chat/completions")
-        self._key = settings.api_key.get_secret_value()
+        self._key = settings.api_key.get_secret_value().strip()
         self._headers = dict(self._options.headers)
         if self._key:
             bearer = dialect.key_header == "Authorization"

@@ -118,7 +118,7 @@ class OpenAiRealtime:
         path = base.path.rstrip("/") + "/realtime"
         query = {**base.query, "model": settings.model}
         self._url = base.with_path(path).with_query(query)
-        self._key = settings.api_key.get_secret_value()
+        self._key = settings.api_key.get_secret_value().strip()
         self._headers = dict(settings.options.headers)
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"

@@ -287,12 +287,18 @@ class Store:
 
     # --- orphans ------------------------------------------------------------------------------
 
-    async def close_orphans(self, now: int | None = None) -> list[str]:
-        """End the calls of processes that died, and repair their recordings.
+    async def live(self) -> list[str]:
+        """Ids of calls without an end, of all processes that write here, and of dead ones."""
+        async with self._engine.connect() as connection:
+            return [call[0] for call in await queries.open_calls(connection)]
 
-        Returns their ids. Calls of processes that still live (other workers, other machines) are
-        left alone.
-        """
+    async def orphans(self, now: int | None = None) -> list[str]:
+        """Ids of calls without an end whose process is dead."""
+        return [call_id for call_id, *_ in (await self._orphans(now))[0]]
+
+    async def _orphans(
+        self, now: int | None
+    ) -> tuple[list[tuple[str, str, int, str, int | None]], set[str]]:
         now = _now() if now is None else now
         async with self._engine.connect() as connection:
             unended = await queries.open_calls(connection)
@@ -303,9 +309,18 @@ class Store:
             for owner, seen_at in owners.items()
             if owner != me and not is_alive(self.directory, owner, seen_at, now)
         }
+        return [call for call in unended if call[1] in dead], dead
+
+    async def close_orphans(self, now: int | None = None) -> list[str]:
+        """End the calls of processes that died, and repair their recordings.
+
+        Returns their ids. Calls of processes that still live (other workers, other machines) are
+        left alone.
+        """
+        orphans, dead = await self._orphans(now)
         closed = []
-        for call_id, owner, accepted_at, recording, _ in unended:
-            if owner in dead and await self._close_orphan(call_id, accepted_at, recording):
+        for call_id, _, accepted_at, recording, _ in orphans:
+            if await self._close_orphan(call_id, accepted_at, recording):
                 closed.append(call_id)
         if dead:
             async with self._engine.begin() as connection:

@@ -6,11 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from flowcat_server.cli.console import line, paint
 from flowcat_server.cli.source import add_source, load_source
-from flowcat_server.cli.symptoms import Finding, of_agent, of_machine
 from flowcat_server.errors import ConfigError
+
+if TYPE_CHECKING:  # what it looks at is slow to import: only where it is used
+    from flowcat_server.cli.symptoms import Finding
 
 _COLOURS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
@@ -30,6 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every finding, with what to do about it."""
+    from flowcat_server.cli.symptoms import Finding, of_agent, of_machine
+
     findings = list(of_machine())
     try:
         loaded = load_source(arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from flowcat_server import __version__
-from flowcat_server.cli import check, doctor, init, run, schema, show, version
+from flowcat_server.cli import calls, check, doctor, init, run, schema, show, version
 from flowcat_server.cli.console import print_problems
 from flowcat_server.config.suggest import did_you_mean
 from flowcat_server.errors import ConfigError, FlowcatError
@@ -107,14 +106,6 @@ def build_parser() -> argparse.ArgumentParser:
     schema.add_parser(commands)
     init.add_parser(commands)
     doctor.add_parser(commands)
-    _add_calls(commands)
+    calls.add_parser(commands)
     version.add_parser(commands)
     return parser
-
-
-def _add_calls(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    try:
-        calls = importlib.import_module("flowcat_server.cli.calls")
-    except ModuleNotFoundError:
-        return
-    calls.add_parser(commands)

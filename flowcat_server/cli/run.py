@@ -27,7 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.strict and loaded.warnings:
         raise ConfigError(loaded.warnings)
     print_problems(loaded.warnings, sys.stderr)
-    from flowcat_server import server
+    from flowcat_server.server import run as serve  # loads everything; not for --help
 
-    code: int = server.run(loaded)
-    return code
+    return serve(loaded)

@@ -70,7 +70,8 @@ def _from_list(name: str, document: Document) -> list[Fact]:
         except ValidationError as error:
             for found in error.errors():
                 path: Path = (number, *found["loc"])
-                problems.append(document.problem(path, explain(_plain(found), path)))
+                key = found["type"] == "extra_forbidden"
+                problems.append(document.problem(path, explain(_plain(found), path), key=key))
             continue
         facts.append(
             Fact(entry.name or f"{name}-{number + 1}", tuple(entry.questions), entry.answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from flowcat_server.config.types import parse_bind
 from flowcat_server.errors import Problem
 
 _TRANSPORTS = ("webrtc", "ws-twilio", "ws-plivo", "sip", "local")
+_ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
 _SERVED = ("webrtc", "ws-twilio")
 
 
@@ -24,6 +26,7 @@ def check(config: Config, document: Document) -> Iterator[Problem]:
     yield from _topology(config, document)
     yield from _addresses(config, document)
     yield from _names(config, document)
+    yield from _twilio(config, document)
     yield from _not_served(config, document)
     yield from _literal_secrets(config, document)
 
@@ -107,6 +110,25 @@ def _names(config: Config, document: Document) -> Iterator[Problem]:
                 ("tools", number, "http", "url"),
                 f"must be an http:// or https:// address; found {show_value((), url)}",
             )
+
+
+def _twilio(config: Config, document: Document) -> Iterator[Problem]:
+    twilio = config.carriers.twilio
+    place: Path = ("carriers", "twilio")
+    if twilio.account_sid and not _ACCOUNT_SID.fullmatch(twilio.account_sid):
+        yield document.problem(
+            (*place, "account_sid"),
+            "must be AC and 32 hexadecimal digits, as Twilio's console shows it; found "
+            + show_value((), twilio.account_sid),
+        )
+    if twilio.account_sid and not twilio.auth_token.get_secret_value():
+        yield document.problem(
+            place,
+            "account_sid without auth_token: webhooks cannot be verified and calls cannot be "
+            "hung up or moved",
+            key=True,
+            warning=True,
+        )
 
 
 def _not_served(config: Config, document: Document) -> Iterator[Problem]:

@@ -59,6 +59,8 @@ _ADVICE = (
     ("did not find expected '-'", "a list entry (-) is expected here; check the indentation"),
     ("did not find expected ',' or", "a comma or closing bracket is missing"),
     ("expected ',' or", "a comma or closing bracket is missing"),
+    ("expected node content", "a value is expected here; is a bracket left open?"),
+    ("expected the node content", "a value is expected here; is a bracket left open?"),
     ("unexpected end of stream", "a quote is opened but never closed"),
     ("undefined alias", "this alias (*name) has no anchor (&name) before it"),
     ("special characters are not allowed", "a control character stands here"),

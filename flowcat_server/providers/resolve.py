@@ -44,6 +44,8 @@ class Fault:
     path: KeyPath
     message: str
     warning: bool = False
+    key: bool = False
+    """The key itself is wrong, not its value."""
 
 
 @dataclass(slots=True)
@@ -120,6 +122,7 @@ def _options(leg: Leg, provider: Provider) -> None:
                 ("options", name),
                 f"{leg.spec.provider} has no option {name[:60]!r}{did_you_mean(name, own)} "
                 + (f"(known: {listed(sorted(own))})" if own else "(it has none)"),
+                key=True,
             )
         )
         del given[name]
@@ -243,6 +246,7 @@ def check_providers(
             yield document.problem(
                 (*place, *fault.path),
                 fault.message,
+                key=fault.key,
                 warning=fault.warning or (spare and not hard),
             )
         if spare and spec.fallback:

@@ -52,9 +52,9 @@ def test_a_yaml_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a: 1", "faq.yaml:1:1: must be a list"),
-        ("- { question: x, answer: y }", r"faq.yaml:1:13: 0.question: unknown key 'question'"),
+        ("- { question: x, answer: y }", r"faq.yaml:1:5: 0.question: unknown key 'question'"),
         ("- { questions: x }", "faq.yaml:1:3: 0: give either"),
-        ("- [", "faq.yaml:1:4: is not YAML"),
+        ("- [", "is not YAML: a value is expected here"),
     ],
 )
 def test_a_faulty_file(tmp_path: Path, text: str, message: str) -> None:

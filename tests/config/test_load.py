@@ -193,7 +193,7 @@ def test_flowcats_variables_set_their_keys() -> None:
         ("agent.greeting={{hello}}: you", "agent.greeting", "{{hello}}: you"),
         ("agent.greeting=a=b", "agent.greeting", "a=b"),
         ("turn.idle.after=3s", "turn.idle.after", 3000),
-        ("carriers.twilio={account_sid: AC1}", "carriers.twilio.account_sid", "AC1"),
+        ("carriers.twilio={auth_token: ''}", "carriers.twilio.account_sid", ""),
     ],
 )
 def test_flags(flag: str, path: str, value: Any) -> None:
@@ -261,6 +261,14 @@ def test_a_key_in_the_file_is_a_warning_and_is_never_shown() -> None:
 def test_keys_that_the_mode_does_not_read_are_warnings() -> None:
     loaded = text(AGENT + "topology: { mode: realtime, stt: whisper }")
     assert [problem.path for problem in loaded.warnings] == ["topology.stt"]
+
+
+def test_a_twilio_account_without_its_token_is_a_warning() -> None:
+    sid = "AC" + "0" * 32
+    loaded = text(AGENT + f"carriers: {{ twilio: {{ account_sid: {sid} }} }}")
+    assert [problem.path for problem in loaded.warnings] == ["carriers.twilio"]
+    with pytest.raises(ConfigError, match="must be AC and 32 hexadecimal digits"):
+        text(AGENT + "carriers: { twilio: { account_sid: SK12 } }")
 
 
 def test_json_files_load(write: Write) -> None:

@@ -44,7 +44,7 @@ def test_faulty_files_are_not(name: str) -> None:
     "value",
     [
         {"topology": {"llm": "openai/gpt-4o"}},
-        {"topology": {"stt": {"provider": "x", "timeout": 4, "fallback": ["y", {"provider": "z"}]}}},
+        {"topology": {"stt": {"provider": "x", "timeout": 4, "fallback": ["y"]}}},
         {"turn": {"idle": {"after": 8, "say": "Hello?"}}},
         {"limits": {"max_calls": "${MAX:-5}"}},
         {"records": {"audio": "${AUDIO}", "keep": "${KEEP:-30d}"}},

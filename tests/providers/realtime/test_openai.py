@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,8 @@ from tests.fakes.inbox import Inbox
 from tests.fakes.model_requests import LOOK_UP
 from tests.fakes.openai_realtime_server import RealtimeServer, Reply
 from tests.fakes.settings import KEY, settings
+
+CORPUS = Path(__file__).parents[2] / "corpus" / "openai_realtime" / "call.jsonl"
 
 
 @pytest.fixture
@@ -541,3 +545,28 @@ def test_any_events_are_events_or_known_errors(parts: list[tuple[str, dict[str, 
             conversation.take()
     except (ProviderError, ValueError, KeyError, TypeError, AttributeError):
         return
+
+
+def test_a_recorded_call_gives_exactly_these_events():
+    conversation = Conversation("openai", KEY, {}, setup("Good day."))
+    events: list[RealtimeEvent] = []
+    for line in CORPUS.read_text(encoding="utf-8").splitlines():
+        events.extend(conversation.receive(json.loads(line)))
+        conversation.take()
+    spoken: dict[str, str] = {}
+    for event in events:
+        if isinstance(event, AgentTranscript):
+            spoken[event.item] = spoken.get(event.item, "") + event.text
+    assert list(spoken.values()) == ["Good day.", "A moment.", "At nine or ten.", "Yes."]
+    assert [event for event in events if isinstance(event, CallerTranscript | CallerSpeaking)] == [
+        CallerSpeaking(True),
+        CallerSpeaking(False),
+        CallerTranscript("Two ", final=False),
+        CallerTranscript("Two words", final=True),
+    ]
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    assert [(call.name, call.arguments) for call in calls] == [("look_up", {"day": "Friday"})]
+    ended = [event.item for event in events if isinstance(event, ResponseEnded)]
+    assert ended == list(spoken)
+    assert events[-1] == ResponseEnded(ended[-1])
+    assert [event for event in events if isinstance(event, Usage)][-1] == Usage(80, 40, 20)

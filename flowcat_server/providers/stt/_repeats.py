@@ -22,7 +22,8 @@ def cut_repeats(text: str, voiced_ms: int) -> str:
     crowded = len(words) * 1000 > CROWDED * voiced_ms
     at = 0
     while at < len(words):
-        for size in range(min(_LONGEST, (len(words) - at) // 2), 0, -1):
+        # The shortest period first: four equal words are not a phrase of two said twice.
+        for size in range(1, min(_LONGEST, (len(words) - at) // 2) + 1):
             runs = _runs(keys, at, size)
             if runs > _allowed(size, crowded):
                 del words[at + size : at + runs * size]

@@ -64,6 +64,8 @@ SHORTEST_MS = 120
 """Less sound than this is not decoded: nothing can be said in it."""
 FIX_FROM_MS = 10_000
 """A transcribed part at least this long is final when the caller goes on after it."""
+WAKE_MS = 5_000
+"""How often sound is fetched while nobody pauses: long turns must not outgrow the inbox."""
 _ANSWER, _PART = 0, 1
 """Priorities: somebody waits for an answer; a part of a long turn can wait."""
 
@@ -179,7 +181,7 @@ class Whisper:
 
     caps = SttCaps(
         formats=(PCM_16K, PCM_8K, MULAW_8K, ALAW_8K),
-        chunk_ms=0,
+        chunk_ms=WAKE_MS,
         speech_only=True,
         keeps_partials=False,
     )

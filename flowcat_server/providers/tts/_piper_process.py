@@ -13,10 +13,12 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
+import flowcat_server
 from flowcat_server.core.interfaces import Word
 from flowcat_server.errors import AssetError, ProviderProtocol, ProviderUnavailable
 from flowcat_server.providers.threads import VARIABLES
@@ -32,7 +34,8 @@ STABLE_S = 30.0
 """A process that lived this long may be replaced at once."""
 _PREFIX = "piper"
 
-COMMAND = (sys.executable, "-m", "flowcat_server.providers.tts._piper_child")
+# -P: a file of the user's that is called like a library must not take its place.
+COMMAND = (sys.executable, "-P", "-m", "flowcat_server.providers.tts._piper_child")
 
 Piece = bytes | list[Word] | None
 """Audio, word times, or the end."""
@@ -189,13 +192,12 @@ class PiperProcess:
 
     async def _live(self) -> Exception:
         """One process from start to end; returns why it ended."""
-        environment = {**os.environ, **{v: os.environ.get(v, "1") for v in VARIABLES}}
         process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=environment,
+            env=_environment(),
         )
         complaints = asyncio.create_task(_log_lines(process.stderr), name="piper-stderr")
         try:
@@ -242,6 +244,16 @@ class PiperProcess:
         for utterance in self._waiting.values():
             utterance.put(ProviderUnavailable(_PREFIX, "the synthesis process died"))
         self._waiting.clear()
+
+
+def _environment() -> dict[str, str]:
+    environment = {**os.environ, **{v: os.environ.get(v, "1") for v in VARIABLES}}
+    root = Path(flowcat_server.__file__).parents[1]
+    if root.name not in ("site-packages", "dist-packages"):
+        # Run from a source tree: the process must find this package as the server did.
+        known = environment.get("PYTHONPATH", "")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), known)))
+    return environment
 
 
 def _as_error(reason: Exception) -> Exception:

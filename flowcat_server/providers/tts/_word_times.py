@@ -8,9 +8,9 @@ snap to the nearest space.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 _BREAKS = ",;:.!?"
 
@@ -111,15 +111,19 @@ def _place(words: Sequence[str], weights: Sequence[int], symbols: Sequence[str])
 
 
 def _shared(weights: Sequence[int], length: int, spaces: Sequence[int]) -> list[int]:
-    borders, passed, total = [0], 0, sum(weights)
+    total = sum(weights)
+    ideals = [passed * length // total for passed in accumulate(weights[:-1])]
     reach = max(2, length // (2 * len(weights)))
-    for weight in weights[:-1]:
-        passed += weight
-        ideal = passed * length // total
-        at = bisect_left(spaces, ideal)
-        near = min(spaces[max(0, at - 1) : at + 1], key=lambda i: abs(i - ideal), default=-1)
-        border = near + 1 if near >= 0 and abs(near - ideal) <= reach else ideal
-        if border <= borders[-1]:  # the space is taken: two words that are said as one
-            border = max(borders[-1], ideal)
-        borders.append(min(length, border))
+    # Each space is the border that is nearest to it; a border with several takes the nearest.
+    snapped: dict[int, int] = {}
+    for space in spaces:
+        border = space + 1
+        i = min(range(len(ideals)), key=lambda i: abs(ideals[i] - border), default=-1)
+        if i < 0 or abs(ideals[i] - border) > reach:
+            continue
+        if i not in snapped or abs(ideals[i] - border) < abs(ideals[i] - snapped[i]):
+            snapped[i] = border
+    borders = [0]
+    for i, ideal in enumerate(ideals):
+        borders.append(min(length, max(borders[-1], snapped.get(i, ideal))))
     return [*borders, length]

@@ -304,6 +304,7 @@ $("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(transcript.text);
     status("Transcript copied");
+    setTimeout(() => call && status(words(call)), 2000);
   } catch {
     getSelection()?.selectAllChildren($("log")); // no clipboard on plain http: select it for the person
   }

@@ -17,7 +17,7 @@ const joined = (before, piece) => (before && !/\s$/.test(before) && !/^[\s,.;:!?
 export class Transcript {
   /** Totals of the answered turns, in milliseconds. @type {number[]} */
   totals = [];
-  /** @type {Map<number, {block: HTMLElement, caller?: HTMLElement, agent?: HTMLElement, cut?: boolean}>} */
+  /** `agent` is the reply that is being spoken; `spoken`: there was one. @type {Map<number, {block: HTMLElement, caller?: HTMLElement, agent?: HTMLElement, spoken?: boolean}>} */
   #turns = new Map();
   /** @type {Map<string, {card: HTMLElement, body: HTMLElement, state: HTMLElement}>} */
   #tools = new Map();
@@ -111,9 +111,9 @@ export class Transcript {
   /** @param {CallEvent} event */
   #agentText({ at_ms: at, turn, text }) {
     const entry = this.#turn(turn);
-    if (entry.cut) return; // too late: nobody will hear it
     if (!entry.agent) {
       entry.agent = this.#line("agent", at);
+      entry.spoken = true;
       entry.block.append(entry.agent);
     }
     const said = /** @type {HTMLElement} */ (entry.agent.querySelector(".said"));
@@ -126,7 +126,7 @@ export class Transcript {
     if (!this.#turn(turn).agent) this.#agentText({ type: "agent_text", at_ms: at, turn, text: text || unheard });
     const entry = this.#turn(turn);
     const line = /** @type {HTMLElement} */ (entry.agent);
-    entry.cut = interrupted;
+    entry.agent = undefined; // "Are you still there?" is a line of its own
     line.classList.toggle("interrupted", Boolean(interrupted));
     if (!unheard) return;
     // Assistive technology does not tell that text is struck, so words do.
@@ -144,7 +144,7 @@ export class Transcript {
   #turnCompleted(event) {
     const entry = this.#turn(event.turn);
     if (event.caller && !entry.caller) this.#callerText({ ...event, type: "caller_text", text: event.caller, final: true, at_ms: event.started_ms });
-    if (event.agent && !entry.agent) this.#agentText({ ...event, type: "agent_text", text: event.agent });
+    if (event.agent && !entry.spoken) this.#agentText({ ...event, type: "agent_text", text: event.agent });
     if (!event.latency) return;
     const total = event.latency.total;
     this.totals.push(total);

@@ -287,12 +287,16 @@ class Browser:
         context = (await self.send("Target.createBrowserContext"))["browserContextId"]
         self._contexts.append(context)
         # Clipboard comes from the same place: a page that copies should not hang in a prompt.
-        for name in ("microphone", "clipboard-write"):
-            setting = microphone if name == "microphone" else "granted"
-            await self.send(
-                "Browser.setPermission",
-                {"permission": {"name": name}, "setting": setting, "browserContextId": context},
+        settings = {"microphone": microphone, "clipboard-write": "granted"}
+        await asyncio.gather(
+            *(
+                self.send(
+                    "Browser.setPermission",
+                    {"permission": {"name": name}, "setting": each, "browserContextId": context},
+                )
+                for name, each in settings.items()
             )
+        )
         target = (
             await self.send(
                 "Target.createTarget", {"url": "about:blank", "browserContextId": context}
@@ -303,8 +307,8 @@ class Browser:
         ]
         page = Page(self, session, target)
         self._listeners[session] = page._on_event
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            await page.send(f"{domain}.enable")
+        domains = ("Page", "Runtime", "Network", "Log")
+        await asyncio.gather(*(page.send(f"{domain}.enable") for domain in domains))
         await page.set_size(*size, scale=scale)
         if media:
             await page.emulate_media(media)

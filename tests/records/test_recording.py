@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 import wave
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowcat_server.core.audio import (
     ALAW_8K,
@@ -375,3 +378,16 @@ def test_a_file_that_is_not_ours_is_not_repaired(tmp_path: Path, content: bytes)
     with pytest.raises(RecordsError):
         wav.repair(path)
     assert path.read_bytes() == content
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_file_is_repaired_or_refused(content: bytes, ours: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.wav"
+        path.write_bytes(wav.header(8000, 2, 1234) + content if ours else content)
+        try:
+            wav.repair(path)
+        except RecordsError:
+            assert not ours
+        else:
+            assert len(read(path)) == len(content) // 4

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import wave
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from flowcat_server.core import ended
 from flowcat_server.core import events as ev
 from flowcat_server.errors import RecordsError
-from flowcat_server.records import database
+from flowcat_server.records import database, wav
 from flowcat_server.records.models import CallRow, Usage
 from flowcat_server.records.store import Store
 
@@ -384,6 +385,25 @@ async def test_kill_9_in_mid_call_loses_no_finished_turn(tmp_path: Path) -> None
     assert call.summary.ended_at == START + 4200
     assert due == ["k1"]
     assert list((tmp_path / ".instances").iterdir()) == []
+
+
+async def test_an_orphans_recording_is_made_whole(tmp_path: Path) -> None:
+    one = await Store.open(directory=tmp_path)
+    name = one.new_recording("a1", START)
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_bytes(wav.header(8000, 2, 0) + bytes(4 * 8000 * 7 + 3))
+    writer = await one.call_accepted(row("a1", recording=name))
+    writer.on_event(ev.NodeEntered(4_000, "n", "n"))
+    await one.close()
+    two = await Store.open(directory=tmp_path)
+    await two.close_orphans()
+    (call,) = await two.list_calls()
+    await two.close()
+
+    assert call.duration_ms == 7_000, "the recording shows that it still lived"
+    with wave.open(str(path)) as file:
+        assert file.getnframes() == 8000 * 7
 
 
 async def test_a_newer_database_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ Piece = bytes | Wait | Cut
 
 @dataclass
 class Answer:
-    """One HTTP answer. A `Wait` before the first bytes holds back the status line as well."""
+    """One HTTP answer. A `Wait` or `Cut` before the first bytes comes before the status line."""
 
     pieces: Sequence[Piece] = ()
     status: int = 200
@@ -123,7 +123,8 @@ class SseServer:
         pieces = list(answer.pieces)
         while pieces and isinstance(pieces[0], Wait):
             await pieces.pop(0).event.wait()
-        await response.prepare(request)
+        if not (pieces and isinstance(pieces[0], Cut)):
+            await response.prepare(request)
         for piece in pieces:
             if isinstance(piece, Wait):
                 await piece.event.wait()

@@ -50,19 +50,7 @@ async def post_events(
     consumer should go on to the generator's end.
     """
     with translate(provider):
-        async with http.session.post(
-            url,
-            data=msgspec.json.encode(body),
-            headers={
-                "Content-Type": "application/json",
-                "Accept": "text/event-stream",
-                # A compressed stream may be held back until the compressor has enough.
-                "Accept-Encoding": "identity",
-                **headers,
-            },
-            # A key is not carried to where a redirect points.
-            allow_redirects=False,
-        ) as response:
+        async with await _post(http, url, headers, msgspec.json.encode(body)) as response:
             try:
                 if response.status != 200:
                     raise await refusal(provider, response, key)
@@ -77,6 +65,38 @@ async def post_events(
                 # Without this the connection of an unread answer might be kept.
                 if not response.content.at_eof():
                     response.close()
+
+
+async def _post(
+    http: Http, url: URL, headers: Mapping[str, str], body: bytes
+) -> aiohttp.ClientResponse:
+    """Send the request; on a kept connection that the server had just dropped, once more.
+
+    Servers drop idle connections after as little as 5 s (uvicorn, llama.cpp), and the request may
+    cross with that. Until the status has come nothing was said, so it is safe to ask again.
+    """
+
+    async def send() -> aiohttp.ClientResponse:
+        return await http.session.post(
+            url,
+            data=body,
+            headers={
+                "Content-Type": "application/json",
+                "Accept": "text/event-stream",
+                # A compressed stream may be held back until the compressor has enough.
+                "Accept-Encoding": "identity",
+                **headers,
+            },
+            # A key is not carried to where a redirect points.
+            allow_redirects=False,
+        )
+
+    try:
+        return await send()
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        return await send()
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

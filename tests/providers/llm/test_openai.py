@@ -166,6 +166,20 @@ async def test_the_connection_is_used_again(server: OpenAiServer, http: Http):
     assert len(set(server.peers)) == 1
 
 
+async def test_a_kept_connection_that_was_dropped_is_replaced(server: OpenAiServer, http: Http):
+    server.answers.extend([text_reply("One."), Answer([Cut()]), text_reply("Two.")])
+    model = connect(server, http)
+    await collect(model)
+    assert text_of(await collect(model)) == "Two."
+
+
+async def test_a_vendor_that_drops_every_request_is_unavailable(server: OpenAiServer, http: Http):
+    server.answers.extend([Answer([Cut()])] * 3)
+    with pytest.raises(ProviderUnavailable):
+        await collect(connect(server, http))
+    assert len(server.requests) == 2
+
+
 async def test_a_vendor_that_keeps_the_stream_open_does_not_hold_the_reply(
     server: OpenAiServer, http: Http
 ):

@@ -27,7 +27,7 @@ from flowcat_server.providers.tts._wire import HEADER, Kind, WireError, pack, un
 log = structlog.get_logger()
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Wait before each further start; a process that became ready begins again at the front."""
+"""Wait before each further start; after a process that lived `STABLE_S` from the front again."""
 LOAD_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 2.0
 STABLE_S = 30.0
@@ -150,8 +150,11 @@ class PiperProcess:
         if supervisor is not None:
             supervisor.cancel()
             await asyncio.wait([supervisor])
-        if self._ready is not None and self._ready.done() and not self._ready.cancelled():
-            self._ready.exception()
+        if self._ready is not None:
+            if not self._ready.done():
+                self._ready.set_exception(ProviderUnavailable(_PREFIX, "shutting down"))
+            if not self._ready.cancelled():
+                self._ready.exception()
 
     def _cancel(self, number: int) -> None:
         if self._waiting.pop(number, None) is not None and self._process is not None:

@@ -33,6 +33,7 @@ from flowcat_server.providers.assets import Asset, verify
 from flowcat_server.providers.registry import Options, Provider, Settings
 from flowcat_server.providers.tts._piper_process import PiperProcess
 from flowcat_server.providers.tts._spoken_text import speakable
+from flowcat_server.providers.tts._written_words import WrittenWords
 
 log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ MAX_TEXT = 2000
 """Characters of one request, about two minutes of speech; what is beyond is another request."""
 _CACHED_PIECE = NATIVE.bytes_for(200)
 _PREPARED_AT_ONCE = 2
+_UNSAID_MS = 20
 
 
 class PiperOptions(Options):
@@ -123,25 +125,30 @@ class PiperVoice:
         self.format = audio
 
     async def synthesize(self, text: str) -> AsyncIterator[Speech]:
-        """Speak `text`; word times are those of the text as it is spoken (`speakable`)."""
+        """Speak `text`; each of its words, split at spaces, gets one time."""
         spoken = speakable(text)
         if not spoken:
+            if any(character.isalnum() for character in text):
+                # Letters that are not said, such as a tag: a moment of silence, not an error.
+                yield Speech(self.format.silence(_UNSAID_MS))
             return
         transcoder = Transcoder(NATIVE, self.format)
+        written = WrittenWords(text, spoken)
         words: tuple[Word, ...] = ()
         sounded = False
         async with aclosing(self._piper.pieces(spoken)) as pieces:
             async for piece in pieces:
                 if not isinstance(piece, bytes):
-                    words += tuple(piece)
+                    words += written.feed(piece)
                 elif audio := transcoder.feed(piece):
                     yield Speech(audio, words)
                     words, sounded = (), True
         rest = transcoder.flush()
-        if rest or words:
-            yield Speech(rest, words)
+        words += written.flush()
         if not sounded and not rest:
             raise ProviderProtocol("piper", "no sound for a text that can be spoken")
+        if rest or words:
+            yield Speech(rest, words)
 
 
 class Piper:

@@ -75,6 +75,26 @@ async def test_sound_and_words_arrive_in_the_calls_format(start: Start) -> None:
     ]
 
 
+async def test_words_are_those_that_were_written(start: Start) -> None:
+    piper, _ = await start()
+    async with piper.open(NATIVE) as voice:
+        speeches = await spoken(voice, "It's **$25** 😀 today.")
+    words = [(w.text, w.start_ms, w.end_ms) for s in speeches for w in s.words]
+    # The process says "It's 25 dollars today." at 100 ms a word.
+    assert words == [
+        ("It's", 0, 90),
+        ("**$25**", 100, 290),
+        ("😀", 290, 290),
+        ("today.", 300, 390),
+    ]
+
+
+async def test_letters_that_are_not_said_are_a_moment_of_silence(start: Start) -> None:
+    piper, _ = await start()
+    async with piper.open(MULAW_8K) as voice:
+        assert await spoken(voice, "<br>") == [Speech(MULAW_8K.silence(20))]
+
+
 async def test_sound_is_resampled(start: Start) -> None:
     piper, _ = await start()
     text = "word " * 200
@@ -177,6 +197,26 @@ async def test_closing_ends_the_process(start: Start) -> None:
     async with piper.open(NATIVE) as voice:
         with pytest.raises(ProviderUnavailable):
             await spoken(voice, "hello")
+
+
+async def test_closing_while_it_loads_fails_who_waits_for_it() -> None:
+    loading = asyncio.Event()
+
+    async def endless() -> Mapping[str, Any]:
+        loading.set()
+        await asyncio.Event().wait()
+        return {}
+
+    piper = Piper(PiperOptions(), PiperProcess(endless, CHILD, (0.0,)))
+    starting = asyncio.create_task(piper.start())
+    await loading.wait()
+    async with piper.open(NATIVE) as voice:
+        waiting = asyncio.create_task(spoken(voice, "hello"))
+        await asyncio.sleep(0)
+        await piper.close()
+        for task in (starting, waiting):
+            with pytest.raises(ProviderUnavailable, match="shutting down"):
+                await task
 
 
 async def test_prepared_texts_need_no_process(start: Start) -> None:

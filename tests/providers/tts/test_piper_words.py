@@ -3,7 +3,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcat_server.core.interfaces import Word
+from flowcat_server.providers.tts._spoken_text import speakable
 from flowcat_server.providers.tts._word_times import Clause, Spoken, place_words
+from flowcat_server.providers.tts._written_words import WrittenWords, match
 
 
 def clause(symbols: str, ends: bool = False) -> Clause:
@@ -65,3 +68,31 @@ def test_every_word_is_placed_once_in_order(words: list[str], spoken: list[str])
         edges = [edge for w in c.words for edge in (w.begin, w.end)]
         assert edges == sorted(edges)
         assert all(0 <= edge <= len(c.symbols) for edge in edges)
+
+
+def test_what_is_said_in_more_words_is_one_word_of_the_text() -> None:
+    written = "Call 555-0123 or pay $25 - thanks!"
+    spoken = speakable(written)
+    assert spoken == "Call 5 5 5, 0 1 2 3 or pay 25 dollars, thanks!"
+    assert match(written.split(), spoken.split()) == [1, 8, 9, 10, 12, 12, 13]
+
+
+def test_written_words_come_as_soon_as_they_are_complete() -> None:
+    said = [
+        Word(word, 10 * i, 10 * i + 9) for i, word in enumerate(("pay", "25", "dollars", "now"))
+    ]
+    words = WrittenWords("pay $25 now 🙂", "pay 25 dollars now")
+    assert words.feed(said[:2]) == (Word("pay", 0, 9),)
+    assert words.feed(said[2:]) == (Word("$25", 10, 29), Word("now", 30, 39), Word("🙂", 39, 39))
+    assert words.flush() == ()
+
+
+@given(st.text(alphabet="ab1$ -.😀*\n", max_size=60), st.integers(0, 30))
+def test_every_written_word_has_one_time(written: str, said: int) -> None:
+    spoken = speakable(written)
+    times = [Word(word, 10 * i, 10 * i + 5) for i, word in enumerate(spoken.split())][:said]
+    words = WrittenWords(written, spoken)
+    found = [*words.feed(times[:3]), *words.feed(times[3:]), *words.flush()]
+    assert [word.text for word in found] == written.split()
+    edges = [edge for word in found for edge in (word.start_ms, word.end_ms)]
+    assert edges == sorted(edges)

@@ -9,7 +9,9 @@ steps of a millisecond under uvloop.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 BEAT_S = 0.020
@@ -40,10 +42,17 @@ class _Phase:
 class Pacer:
     """Calls its members every 20 ms while it has any. Not thread-safe: one per event loop."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """`clock` in seconds; `loop`: the running one."""
         self.max_late_ms = 0
         """The worst lateness of a beat so far."""
-        origin = time.monotonic()
+        self._clock = clock
+        self._loop = loop or asyncio.get_running_loop()
+        origin = clock()
         self._phases = [_Phase(origin + BEAT_S * n / PHASES) for n in range(PHASES)]
 
     def add(self, member: Paced) -> None:
@@ -51,8 +60,8 @@ class Pacer:
         phase = min(self._phases, key=lambda phase: len(phase.members))
         phase.members.append(member)
         if phase.handle is None:
-            behind = time.monotonic() - phase.origin
-            phase.number = max(phase.number, int(behind / BEAT_S) + 1)
+            behind = self._clock() - phase.origin
+            phase.number = max(phase.number, math.floor(behind / BEAT_S) + 1)
             self._schedule(phase)
 
     def discard(self, member: Paced) -> None:
@@ -67,13 +76,11 @@ class Pacer:
 
     def _schedule(self, phase: _Phase) -> None:
         due = phase.origin + phase.number * BEAT_S
-        phase.handle = asyncio.get_running_loop().call_later(
-            max(0.0, due - time.monotonic()), self._run, phase
-        )
+        phase.handle = self._loop.call_later(max(0.0, due - self._clock()), self._run, phase)
 
     def _run(self, phase: _Phase) -> None:
         phase.handle = None
-        now = time.monotonic()
+        now = self._clock()
         due = phase.origin + phase.number * BEAT_S
         self.max_late_ms = max(self.max_late_ms, int((now - due) * 1000))
         behind = int((now + _EARLY_S - due) / BEAT_S)
@@ -100,5 +107,5 @@ class Pacer:
                 self.discard(member)
                 member.failed()
                 for other in members[index + 1 :]:
-                    asyncio.get_running_loop().call_soon(other.beat, number)
+                    self._loop.call_soon(other.beat, number)
                 raise

@@ -490,8 +490,8 @@ async def cycles(count: int) -> None:
         assert offers.pending == 0
 
 
-async def leftovers(count: int) -> tuple[int, int, int]:
-    await cycles(4)
+async def leftovers(count: int, *, warm: int) -> tuple[int, int, int]:
+    await cycles(warm)
     gc.collect()
     files, objects, memory = (
         open_files(),
@@ -509,7 +509,7 @@ async def leftovers(count: int) -> tuple[int, int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 async def test_calls_leave_nothing_behind() -> None:
-    files, objects, _ = await leftovers(12)
+    files, objects, _ = await leftovers(12, warm=4)
     assert files <= 0
     assert objects < 12 * 100
     assert len(asyncio.all_tasks()) == 1
@@ -519,7 +519,7 @@ async def test_calls_leave_nothing_behind() -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 async def test_two_hundred_calls_leave_nothing_behind() -> None:
-    files, objects, memory = await leftovers(200)
+    files, objects, memory = await leftovers(150, warm=50)
     assert files <= 0
     assert objects < 2_000
     assert memory < 8_000

@@ -159,7 +159,8 @@ async def test_a_whole_call_with_the_keyboard(open_page: OpenPage, server: FakeS
     assert await page.evaluate("document.querySelector('#shortcuts').open")
     await page.press("Escape")
     assert not await page.evaluate("document.querySelector('#shortcuts').open")
-    await page.wait_for_text("#clock", "0:01")  # not a double press any more
+    now = await page.evaluate("performance.now()")
+    await page.wait_for(f"performance.now() > {now + 500}")  # not a double press any more
     await page.evaluate("document.querySelector('#call').focus()")
     await page.press("Enter")
     await page.wait_for_text("#status", "You hung up")

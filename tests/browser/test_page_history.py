@@ -104,7 +104,7 @@ async def test_a_recording_plays_from_the_line_that_was_clicked(
 ) -> None:
     page = await open_page("#/history/a%2F1")
     await page.wait_for("document.querySelector('#detail .wave')?.dataset.drawn")
-    assert await page.evaluate("Math.round(document.querySelector('#detail audio').duration)") == 12
+    await page.wait_for("Math.round(document.querySelector('#detail audio').duration) === 12")
     await page.evaluate("document.querySelector('#detail audio').muted = true")
     await page.click("#detail .turn:last-child .line.caller .time")
     await page.wait_for("document.querySelector('#detail audio').currentTime > 4.05")

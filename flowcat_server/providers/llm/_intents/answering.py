@@ -16,7 +16,8 @@ from flowcat_server.providers.llm._intents.match import (
     clauses,
 )
 from flowcat_server.providers.llm._intents.settings import IntentsOptions
-from flowcat_server.providers.llm._intents.slots import person
+from flowcat_server.providers.llm._intents.slots import person, phone
+from flowcat_server.providers.llm._intents.slots.numbers import normalize
 from flowcat_server.providers.llm._intents.slots.rules import yes_or_no
 from flowcat_server.providers.llm._intents.turn import Turn, is_question
 from flowcat_server.providers.llm._intents.ways import Ways
@@ -38,7 +39,7 @@ class Answering:
 
     def hear(self, turn: Turn, index: Index, ranked: Sequence[Match]) -> None:
         """Answer the caller's last sentence."""
-        if self._short_answer(turn):
+        if self._short_answer(turn, ranked):
             turn.memory.misses = 0
             return
         meanings = self.meanings(turn, index, ranked)
@@ -68,6 +69,8 @@ class Answering:
             return [whole] if whole else []
         found: dict[Target, None] = {}
         for part in parts:
+            if _gives_value(part):
+                continue
             best = self._matcher.meaning(index, part)[0]
             sure = is_question(part) or best.score >= self._options.thresholds.clear
             if sure and self.accepts(best):
@@ -206,22 +209,28 @@ class Answering:
             turn.memory.counts["suggested"] = start + _PAIR
             proposals += [own[(start + step) % len(own)] for step in range(len(own))]
         proposals += [self._as_proposal(turn, match.target) for match in targets]
-        distinct = list(dict.fromkeys(proposals))[:_PAIR]
+        distinct = [text for text in dict.fromkeys(proposals) if text][:_PAIR]
         return (distinct[0], distinct[1]) if len(distinct) == _PAIR else ("", "")
 
-    def _short_answer(self, turn: Turn) -> bool:
-        """A yes or no to what the agent asked last."""
+    def _short_answer(self, turn: Turn, ranked: Sequence[Match]) -> bool:
+        """A yes or no to what the agent asked last, or just said."""
         answer = yes_or_no(turn.utterance)
         if answer is None or len(turn.utterance.split()) > _SHORT_WORDS:
             return False
+        means_more = ranked and ranked[0].target.kind != "intent" and self.accepts(ranked[0])
+        if means_more and not self._offered(turn):
+            return False
         offer, turn.memory.offer = self._offered(turn), ""
         if answer:
-            return self._accepted(turn, offer)
+            self._accepted(turn, offer)
+            return True
         if offer == "anything":
             self.goodbye(turn)
-        elif offer:
+        elif ranked[0].target.key in ("goodbye", "cancel", "human") and self.accepts(ranked[0]):
+            return False
+        else:
             self._more(turn, "no_problem")
-        return bool(offer)
+        return True
 
     def _offered(self, turn: Turn) -> str:
         """What a yes or no refers to: our own offer, or the question heard last."""
@@ -232,7 +241,7 @@ class Answering:
         likeness = self._matcher.likeness(questions[-1:], asked_more)
         return "anything" if likeness >= self._options.thresholds.clear else ""
 
-    def _accepted(self, turn: Turn, offer: str) -> bool:
+    def _accepted(self, turn: Turn, offer: str) -> None:
         edge = turn.edge(offer.removeprefix("edge:"))
         if edge is None and not offer:
             questions = [text for text in sentences(turn.heard) if text.endswith("?")]
@@ -243,7 +252,8 @@ class Answering:
             self.to_human(turn)
         elif offer:
             turn.use("go_ahead")
-        return bool(edge or offer)
+        else:
+            self._more(turn, "anything_else")
 
     def _greet_name(self, turn: Turn) -> bool:
         found = person.find(turn.utterance, asked=False)
@@ -261,7 +271,8 @@ class Answering:
                 self._as_proposal(turn, Target("edge", e.tool_name)) for e in turn.request.edges
             ]
             facts = [self._as_proposal(turn, Target("fact", fact.id)) for fact in turn.facts]
-            first, second = [*(edges[:1] + facts[:1] + edges[1:] + facts[1:]), "", ""][:_PAIR]
+            known = [text for text in edges[:1] + facts[:1] + edges[1:] + facts[1:] if text]
+            first, second = [*known, "", ""][:_PAIR]
         turn.use("help", first=first, second=second) if second else turn.use("help_bare")
 
     def _more(self, turn: Turn, group: str) -> None:
@@ -289,8 +300,9 @@ class Answering:
         return self._edge_proposal(edge) if edge else ""
 
     def _edge_proposal(self, edge: Edge) -> str:
-        text = edge.label or self._language.as_caller(edge.condition) or edge.tool_name
-        text = re.sub(r"^I would like to ", "", text)
+        text = edge.label
+        if not text:
+            text = self._language.as_proposal(edge.condition)
         return lower_first(re.sub(r"[_-]+", " ", text).strip(" .?!"))
 
     @staticmethod
@@ -303,3 +315,8 @@ class Answering:
             if target.kind == "edge" or (target.kind == "intent" and target.key not in _SMALL_TALK)
         ]
         return [*facts, *doing[:1]] or targets[-1:]
+
+
+def _gives_value(part: str) -> bool:
+    """Whether a part of a sentence only tells a name or a number: that asks for nothing."""
+    return person.introduced(part) or phone.find(normalize(part), asked=False) is not None

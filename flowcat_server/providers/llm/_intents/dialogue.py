@@ -16,7 +16,7 @@ from flowcat_server.providers.llm._intents.embedding import Embedder
 from flowcat_server.providers.llm._intents.filling import Filling
 from flowcat_server.providers.llm._intents.form import failed
 from flowcat_server.providers.llm._intents.language import load
-from flowcat_server.providers.llm._intents.match import Matcher
+from flowcat_server.providers.llm._intents.match import Matcher, Target
 from flowcat_server.providers.llm._intents.memory import Memory
 from flowcat_server.providers.llm._intents.settings import IntentsOptions
 from flowcat_server.providers.llm._intents.slots import phone
@@ -56,6 +56,15 @@ class Dialogue:
             turn.use("silence")
             self._filling.prompt_again(turn)
         return turn.events()
+
+    def understand(self, request: ModelRequest) -> list[Target]:
+        """What the caller's last sentence means in this node, slots aside."""
+        turn = Turn(
+            request, Memory.of(request.variables), date.min, self._wording, self._options.faq
+        )
+        index = self.matcher.index(request.edges, turn.facts)
+        ranked = self.matcher.meaning(index, turn.utterance)
+        return self._answering.meanings(turn, index, ranked)
 
     # --- entering a node ----------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from flowcat_server.core.graph import Slot
 from flowcat_server.providers.llm._intents import form
 from flowcat_server.providers.llm._intents.answering import Answering
 from flowcat_server.providers.llm._intents.match import Index, Match
 from flowcat_server.providers.llm._intents.settings import IntentsOptions
-from flowcat_server.providers.llm._intents.slots import rules
+from flowcat_server.providers.llm._intents.slots import phone, rules
 from flowcat_server.providers.llm._intents.slots.reading import Reading
 from flowcat_server.providers.llm._intents.turn import Turn
 from flowcat_server.providers.llm._intents.ways import Ways
@@ -27,6 +28,9 @@ _AT_ONCE = frozenset(
     {"human", "goodbye", "repeat", "wait", "cancel", "refuse", "unsure", "complain"}
 )
 _MISSES_BEFORE_HUMAN = 3
+_WRONG = re.compile(
+    r"\b(?:wrong|change|different|another|not right|incorrect|mistake|correct)\b", re.IGNORECASE
+)
 
 
 class Filling:
@@ -86,6 +90,7 @@ class Filling:
 
     def prompt_again(self, turn: Turn) -> None:
         """After something else was answered: come back to what is open."""
+        turn.drop_questions()
         if turn.memory.stage == "confirming":
             self._confirm(turn)
         elif turn.memory.stage == "filling" and (slot := form.missing(turn)):
@@ -97,6 +102,11 @@ class Filling:
         found = self._read(turn, asked)
         if self._is_about_else(turn, ranked, found):
             found = {}
+        if not found and self._gave_all(turn, ranked):
+            found = {asked: Reading(memory.digits, phone.spoken(memory.digits))}
+        if not found and (slot := form.mentioned(turn)) and _WRONG.search(turn.utterance):
+            self._ask_anew(turn, slot)
+            return True
         if found:
             memory.stage, memory.misses, memory.slot_misses = "filling", 0, 0
             before = dict(turn.variables)
@@ -143,10 +153,7 @@ class Filling:
             self._submit(turn)
             return True
         if slot := form.mentioned(turn):
-            turn.values[slot.name] = None
-            memory.spoken.pop(slot.name, None)
-            memory.stage = "filling"
-            form.ask(turn, slot)
+            self._ask_anew(turn, slot)
             return True
         if answer is False:
             memory.stage, memory.asked = "correcting", ""
@@ -154,6 +161,14 @@ class Filling:
             turn.use("what_change", labels=listed(labels, "or"))
             return True
         return self._hear_aside(turn, index, ranked)
+
+    @staticmethod
+    def _ask_anew(turn: Turn, slot: Slot) -> None:
+        turn.values[slot.name] = None
+        turn.memory.spoken.pop(slot.name, None)
+        turn.memory.stage = "filling"
+        turn.use("changed")
+        form.ask(turn, slot)
 
     def _hear_aside(self, turn: Turn, index: Index, ranked: Sequence[Match]) -> bool:
         """While a confirmation is awaited, something that is neither yes nor no."""
@@ -212,6 +227,7 @@ class Filling:
             opening=turn.node.opening,
             period=turn.memory.period,
             digits=turn.memory.digits,
+            least_digits=turn.node.digits,
             values={n: v for n, v in turn.variables.items() if v not in (None, "")},
         )
 
@@ -250,6 +266,13 @@ class Filling:
             return best.score >= clear and (turn.is_question or loose)
         return best.score >= clear and loose
 
+    def _gave_all(self, turn: Turn, ranked: Sequence[Match]) -> bool:
+        """Whether a number with fewer digits than expected is complete ("that's all")."""
+        if len(turn.memory.digits) < phone.MIN_DIGITS or not ranked:
+            return False
+        said = ranked[0].target.key if self._answering.accepts(ranked[0]) else ""
+        return said in ("nothing_else", "affirm", "deny", "goodbye", "thanks")
+
     def _clearly(self, ranked: Sequence[Match], kind: str) -> str:
         best = ranked[0] if ranked else None
         if best and best.target.kind == kind and best.score >= self._options.thresholds.clear:
@@ -285,7 +308,7 @@ class Filling:
             for name, r in found.items()
             if r.problem and (slot is None or r.problem != "time_period" or name == slot.name)
         ]
-        if changed:
+        if changed and not form.says_back(turn, good):
             turn.use("changed")
         if slot is None and not bad:
             self._complete(turn)
@@ -313,7 +336,7 @@ class Filling:
             turn.say_one(turn.node.confirm, f"confirm:{turn.request.node.id}")
         else:
             slots = [s for s in turn.request.node.slots if form.filled(turn, s)]
-            turn.use("confirm", values=form.phrase(turn, slots))
+            turn.use("confirm", values=form.phrase(turn, slots, labels=True))
 
     def _submit(self, turn: Turn) -> None:
         turn.memory.stage = "submitted"

@@ -17,11 +17,13 @@ _SAID_BACK = frozenset({"day", "time", "number", "choice"})
 
 
 def ask(turn: Turn, slot: Slot) -> None:
+    """Ask for a slot."""
     turn.memory.asked = slot.name
     turn.say(question(turn, slot))
 
 
 def question(turn: Turn, slot: Slot) -> str:
+    """The next wording of a slot's question; from now on it counts as asked."""
     turn.memory.asked = slot.name
     if slot.ask:
         return turn.wording.choose(slot.ask, f"ask:{slot.name}", turn.memory.counts)
@@ -32,6 +34,7 @@ def question(turn: Turn, slot: Slot) -> str:
 
 
 def hint(turn: Turn, slot: Slot) -> None:
+    """Say by example how to answer."""
     turn.memory.asked = slot.name
     if hints := turn.node.hints.get(slot.name):
         turn.say_one(hints, f"hint:{slot.name}")
@@ -41,6 +44,7 @@ def hint(turn: Turn, slot: Slot) -> None:
 
 
 def acknowledge(turn: Turn, good: Mapping[str, Reading]) -> None:
+    """Say back what was just understood, so that a mistake is noticed at once."""
     slots = [slot for slot in turn.request.node.slots if slot.name in good]
     named = next((slot for slot in slots if slot.kind == "name"), None)
     said_back = [slot for slot in slots if slot.kind in _SAID_BACK]
@@ -52,28 +56,35 @@ def acknowledge(turn: Turn, good: Mapping[str, Reading]) -> None:
         turn.use("took_phone")
 
 
-def phrase(turn: Turn, slots: Sequence[Slot]) -> str:
-    """Values in a row: "Friday the 27th at 3 PM, for Anna Becker"."""
+def says_back(turn: Turn, good: Mapping[str, Reading]) -> bool:
+    """Whether `acknowledge` repeats one of these values."""
+    return any(kind_of(turn, name) in _SAID_BACK for name in good)
+
+
+def phrase(turn: Turn, slots: Sequence[Slot], *, labels: bool = False) -> str:
+    """Values in a row: "Friday the 27th at 3 PM, Anna Becker, number: 0 7 7"."""
     spoken = turn.memory.spoken
     parts: list[str] = []
     for slot in slots:
         text = spoken.get(slot.name) or str(turn.variables.get(slot.name, ""))
         if slot.kind == "time" and parts:
             parts[-1] += f" at {text}"
-        elif slot.kind in ("day", "time", "name", "choice"):
-            parts.append(text)
+        elif labels and slot.kind not in ("day", "time", "name", "choice"):
+            parts.append(f"{label_of(turn, slot)}: {text}")
         else:
-            parts.append(f"{label_of(turn, slot)} {text}")
+            parts.append(text)
     return ", ".join(parts)
 
 
 def label_of(turn: Turn, slot: Slot) -> str:
+    """What a slot is called in speech."""
     plain = slot.kind if slot.kind in ("day", "time", "name") else slot.name
     default = "phone number" if slot.kind == "phone" else re.sub(r"[_-]+", " ", plain)
     return turn.node.labels.get(slot.name, default)
 
 
 def missing(turn: Turn) -> Slot | None:
+    """The first slot that is still to be asked for."""
     skipped = turn.memory.skipped
     return next(
         (
@@ -86,14 +97,17 @@ def missing(turn: Turn) -> Slot | None:
 
 
 def filled(turn: Turn, slot: Slot) -> bool:
+    """Whether a slot has a value."""
     return turn.variables.get(slot.name) not in (None, "")
 
 
 def slot_named(turn: Turn, name: str) -> Slot | None:
+    """The node's slot of that name."""
     return next((slot for slot in turn.request.node.slots if slot.name == name), None)
 
 
 def kind_of(turn: Turn, name: str) -> str:
+    """The kind of the slot of that name."""
     slot = slot_named(turn, name)
     return slot.kind if slot else ""
 
@@ -110,6 +124,7 @@ def mentioned(turn: Turn) -> Slot | None:
 
 
 def submit_tool(turn: Turn) -> ToolSpec | None:
+    """The tool that takes the values: the named one, else the one that needs most of them."""
     offered = [tool for tool in turn.request.tools if tool.name in turn.request.node.tools]
     if turn.node.submit:
         return next((tool for tool in offered if tool.name == turn.node.submit), None)

@@ -21,6 +21,7 @@ class Language:
     conditions: Mapping[str, tuple[str, ...]]
     wordings: Mapping[str, tuple[str, ...]]
     third_person: tuple[tuple[re.Pattern[str], str], ...]
+    proposals: tuple[tuple[re.Pattern[str], str], ...]
 
     def as_caller(self, condition: str) -> str:
         """A condition about the caller as the caller would say it."""
@@ -28,6 +29,14 @@ class Language:
         for pattern, replacement in self.third_person:
             text = pattern.sub(replacement, text)
         return text
+
+    def as_proposal(self, condition: str) -> str:
+        """A condition as what the caller could do ("book a visit"); empty if it says none."""
+        said = self.as_caller(condition)
+        for pattern, replacement in self.proposals:
+            if pattern.search(said):
+                return pattern.sub(replacement, said)
+        return ""
 
 
 @cache
@@ -39,8 +48,10 @@ def load(name: str) -> Language:
         intents={key: tuple(phrases) for key, phrases in data["intents"].items()},
         conditions={key: tuple(phrases) for key, phrases in data["conditions"].items()},
         wordings={key: tuple(texts) for key, texts in data["wordings"].items()},
-        third_person=tuple(
-            (re.compile(pattern, re.IGNORECASE), replacement)
-            for pattern, replacement in data["third_person"]
-        ),
+        third_person=_rewriting(data["third_person"]),
+        proposals=_rewriting(data["proposals"]),
     )
+
+
+def _rewriting(pairs: list[list[str]]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern, re.IGNORECASE), text) for pattern, text in pairs)

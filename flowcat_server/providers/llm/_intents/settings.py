@@ -67,7 +67,12 @@ class IntentsOptions(Options):
 
 
 class NodeOptions(BaseModel):
-    """The keys of a node's ``data`` that this provider reads."""
+    """The keys of a node's ``data`` that this provider reads.
+
+    Of an entry of ``extraction_variables`` it reads, besides what every provider does, ``optional``
+    (the caller may refuse), ``label`` (what it is called), ``hint`` (said when it was not
+    understood twice) and ``digits`` (fewest digits of a phone number).
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, arbitrary_types_allowed=True)
 
@@ -85,12 +90,16 @@ class NodeOptions(BaseModel):
     optional: frozenset[str] = frozenset()
     labels: Mapping[str, str] = Field(default_factory=dict)
     hints: Mapping[str, Texts] = Field(default_factory=dict)
+    digits: Mapping[str, int] = Field(default_factory=dict)
+    """Fewest digits of a phone number, by slot."""
 
     @classmethod
     def of(cls, node: Node) -> NodeOptions:
         """Read a node's data; raises `ProviderRefused` naming the node and the key."""
         slots = node.data.get("extraction_variables") or ()
-        described: Sequence[Mapping[str, Any]] = [s for s in slots if isinstance(s, Mapping)]
+        described: Sequence[Mapping[str, Any]] = [
+            s for s in slots if isinstance(s, Mapping) and s.get("name")
+        ]
         known = {key: node.data[key] for key in cls.model_fields if key in node.data}
         try:
             return cls.model_validate(
@@ -100,6 +109,7 @@ class NodeOptions(BaseModel):
                     "optional": {s.get("name") for s in described if s.get("optional")},
                     "labels": {s["name"]: s["label"] for s in described if s.get("label")},
                     "hints": {s["name"]: s["hint"] for s in described if s.get("hint")},
+                    "digits": {s["name"]: s["digits"] for s in described if s.get("digits")},
                 }
             )
         except ValidationError as error:

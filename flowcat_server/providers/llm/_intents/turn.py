@@ -126,6 +126,11 @@ class Turn:
         """Say the next wording of a group."""
         self.say(self.wording.pick(group, self.memory.counts, **fields))
 
+    def drop_questions(self) -> None:
+        """Take back questions said so far: another one follows."""
+        kept = [" ".join(s for s in sentences(text) if not s.endswith("?")) for text in self.said]
+        self.said = [text for text in kept if text]
+
     def tell(self, fact: Fact) -> None:
         """Say a fact; differently when it was told before."""
         answers = self._answers.get(fact.id, (fact.answer,))

@@ -344,8 +344,8 @@ def _bare(text: str, spelled: str) -> str:
     text = _SPELLED.sub("", text).strip(" .,!?-") if spelled else text
     if not text:
         return spelled
-    words = text.replace(",", " ").split()
-    if len(words) > 4 or not all(re.fullmatch(rf"{_WORD}\.?", word) for word in words):
+    words = _TITLE.sub("", text).replace(",", " ").split()
+    if not words or len(words) > 4 or not all(re.fullmatch(rf"{_WORD}\.?", word) for word in words):
         return ""
     if any(word.lower().strip(".") in _NOT_NAMES for word in words):
         return ""

@@ -22,11 +22,11 @@ def keypad(text: str) -> str:
     return "".join("".join(found.split()) for found in _KEYPAD.findall(text))
 
 
-def find(text: str, *, asked: bool, before: str = "") -> Reading | None:
+def find(text: str, *, asked: bool, before: str = "", least: int = MIN_DIGITS) -> Reading | None:
     """The longest run of digits in a normalized sentence, if it can be a phone number.
 
-    `before` holds digits the caller gave in an earlier breath. A run that is too short is a
-    ``phone_short`` problem whose detail is what there is so far - only when a number was asked for.
+    `before` holds digits the caller gave in an earlier breath, `least` how many it takes. Asked,
+    a run that is too short is a ``phone_short`` problem whose detail is what there is so far.
     """
     runs = [(found, _digits(found[0])) for found in _RUN.finditer(text)]
     if asked:
@@ -35,15 +35,15 @@ def find(text: str, *, asked: bool, before: str = "") -> Reading | None:
         if joined:
             plus = "+" if (before or runs[0][1]).startswith("+") else ""
             digits = plus + before.lstrip("+") + joined
-            return _reading(digits, (runs[0][0].start(), runs[-1][0].end()))
+            return _reading(digits, (runs[0][0].start(), runs[-1][0].end()), least)
         single = re.search(r"\b\d\b", text)
         if single and before:
-            return _reading(before + single[0], single.span())
+            return _reading(before + single[0], single.span(), least)
         return None
     best = max(runs, key=lambda run: len(run[1]), default=None)
     if best is None or len(best[1].lstrip("+")) < MIN_DIGITS:
         return None
-    return _reading(best[1], best[0].span())
+    return _reading(best[1], best[0].span(), MIN_DIGITS)
 
 
 def spoken(digits: str) -> str:
@@ -80,9 +80,9 @@ def _digits(text: str) -> str:
     return plus + re.sub(r"\D", "", text)
 
 
-def _reading(digits: str, span: tuple[int, int]) -> Reading:
+def _reading(digits: str, span: tuple[int, int], least: int) -> Reading:
     count = len(digits.lstrip("+"))
-    if count < MIN_DIGITS:
+    if count < least:
         return Reading(problem="phone_short", detail=digits, span=span)
     if count > MAX_DIGITS:
         return Reading(problem="phone_long", span=span)

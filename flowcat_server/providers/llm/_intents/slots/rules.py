@@ -78,6 +78,8 @@ class Context:
     """Time of day named earlier."""
     digits: str = ""
     """Part of a phone number given earlier."""
+    least_digits: Mapping[str, int] = field(default_factory=dict)
+    """Fewest digits of a phone number, by slot."""
     values: Mapping[str, Any] = field(default_factory=dict)
     """Slots already filled."""
 
@@ -127,7 +129,9 @@ def _one(
         case "email":
             return phone.email(text)
         case "phone":
-            return phone.find(said, asked=asked, before=context.digits if asked else "")
+            least = context.least_digits.get(slot.name, phone.MIN_DIGITS)
+            before = context.digits if asked else ""
+            return phone.find(said, asked=asked, before=before, least=least)
         case "day":
             return _day(said, context)
         case "time":
@@ -137,7 +141,7 @@ def _one(
                 return None
             return person.find(_without(text, found), asked=asked and not _answered(found))
         case "number":
-            return _number(said) if asked else None
+            return _number(said, asked=asked, alone=list(kinds.values()).count("number") == 1)
         case "choice":
             return _choice(slot, said, asked=asked)
         case "boolean":
@@ -202,9 +206,10 @@ def _without(text: str, found: Mapping[str, Reading]) -> str:
     return text if not found else re.sub(r"\d[\d\s:./-]*", " ", text)
 
 
-def _number(said: str) -> Reading | None:
+def _number(said: str, *, asked: bool, alone: bool) -> Reading | None:
     value = numbers.cardinal(said)
-    if value is None:
+    # Unasked, "one" is mostly a pronoun, and a number could belong to either of two slots.
+    if value is None or (not asked and (value < 2 or not alone)):
         return None
     where = re.search(rf"\b{value}\b", said)
     return Reading(value, str(value), span=where.span() if where else (0, 0))

@@ -42,6 +42,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
         "_run_rtcp",
     ),
     "RTCRtpSender": (
+        "_RTCRtpSender__mid",
         "_RTCRtpSender__ntp_timestamp",
         "_RTCRtpSender__octet_count",
         "_RTCRtpSender__packet_count",

@@ -59,6 +59,12 @@ def strong(pcm: bytes, rate: int, frequency: int) -> int:
     return sum(abs(loudest(w, rate) - frequency) <= 60 for w in windows(pcm, rate // 50 * 2))
 
 
+def timeline_ms(transport: WebRtcTransport) -> int:
+    """How long the audio has to be by the sender's count of packets."""
+    stats = transport.stats
+    return (stats.received + stats.lost) * 20 + stats.silence_ms
+
+
 # --- talking ----------------------------------------------------------------------------------
 
 
@@ -68,11 +74,12 @@ async def test_both_sides_hear_each_other(offers: Offers) -> None:
         answer = await peer.call(offers)
         session = await connected(answer, tone(1_200, 24_000, 1_000))
         assert time.monotonic() - began < 1
+        start, sent = len(session.heard), peer.mouth.sent
         await asyncio.sleep(1.1)
-        heard, played = bytes(session.heard), bytes(peer.ears)
+        heard, played, spoken = bytes(session.heard), bytes(peer.ears), peer.mouth.sent - sent
     assert session.pieces == {640}
     assert abs(loudest(heard[-16_000:], 16_000) - 500) <= 5
-    assert abs(len(heard) / 32 - 1_100) <= 120
+    assert abs((len(heard) - start) // 2 - spoken) <= 8 * 320
     assert abs(loudest(played[-38_400:], 48_000) - 1_200) <= 5
 
 
@@ -108,40 +115,41 @@ async def test_lost_packets_shorten_nothing(offers: Offers, percent: int) -> Non
             return True
 
         connection.on_media = lossy
-        start, sent = len(session.heard), peer.mouth.sent
+        start, due = len(session.heard), timeline_ms(answer.transport)
         await asyncio.sleep(1.5)
         connection.on_media = deliver
-        heard, spoken = bytes(session.heard[start:]), (peer.mouth.sent - sent) * 2
+        heard, due = bytes(session.heard[start:]), timeline_ms(answer.transport) - due
         assert dropped >= 1
-    assert abs(len(heard) - spoken) <= 3 * 640
+    assert abs(len(heard) / 32 - due) <= 60
     assert strong(heard, 16_000, 500) >= 0.95 * len(heard) / 640
     assert answer.transport.stats.lost in (dropped - 1, dropped)
 
 
 @needs_opus
 async def test_mouth_to_ear_is_short(offers: Offers) -> None:
-    """Echo at the server: from the client's encoder back out of its decoder."""
-    silence, beep = bytes(640 * 40), tone(1_000, 16_000, 200)
-    async with client(Mouth(silence + beep + bytes(640 * 100))) as peer:
+    """From the sample leaving the client's microphone to the session; best of four beeps."""
+    beep, pause = tone(1_000, 16_000, 100), bytes(640 * 10)
+    async with client(Mouth((pause + beep) * 6)) as peer:
         answer = await peer.call(offers)
-        echo = Session()
         await answer.transport.wait_connected()
+        session = Session()
+        delays: list[float] = []
+        quiet = False
 
         def receive(payload: bytes) -> None:
-            samples = np.frombuffer(payload, "<i2").astype(float)
-            at = np.arange(480) * 2 / 3
-            echo.speech += np.interp(at, np.arange(320), samples).astype("<i2").tobytes()
-            if not echo.heard and np.abs(samples).max() > 2_000:
-                echo.heard += b"heard"
-                arrived.append(time.monotonic())
+            nonlocal quiet
+            loud = np.abs(np.frombuffer(payload, "<i2").astype(int)).max() > 2_000
+            if loud and quiet:
+                since = time.monotonic() - peer.mouth._origin
+                # Beep n begins at frame 15 n + 10.
+                delays.append((since - 0.2) % 0.3)
+            quiet = not loud
 
-        arrived: list[float] = []
-        echo.receive_audio = receive  # type: ignore[method-assign]
-        answer.transport.attach(echo, echo)
-        await until(lambda: arrived)
-        spoken = peer.mouth._origin + 40 * 0.020
-    # The client's own encoder path and the network; 20 ms of it is the frame itself.
-    assert arrived[0] - spoken < 0.080
+        session.receive_audio = receive  # type: ignore[method-assign]
+        answer.transport.attach(session, session)
+        await until(lambda: len(delays) >= 4)
+    # 20 ms of it is the frame itself; aiortc's own receiver would need 120.
+    assert min(delays) < 0.060
 
 
 @pytest.mark.parametrize("codec", ["PCMU", "PCMA"])
@@ -232,15 +240,14 @@ async def test_the_agent_hangs_up(offers: Offers) -> None:
 
 
 async def test_a_dead_peer_is_noticed() -> None:
-    async with server(with_settings(dead_after=200)) as offers, client() as peer:
+    async with server(with_settings(dead_after=500)) as offers, client() as peer:
         session = await connected(await peer.call(offers))
-        await until(lambda: session.heard)
         # A killed browser: nothing comes any more, not even a goodbye.
         for protocol in peer.pc.getSenders()[0].transport.transport._connection._protocols:
             protocol.transport.abort()
         began = time.monotonic()
         await asyncio.wait_for(session.lost_event.wait(), 3)
-        assert 0.1 < time.monotonic() - began < 0.6
+        assert 0.3 < time.monotonic() - began < 2
     assert session.reasons == [ended.CALLER_MEDIA_LOST]
 
 
@@ -323,6 +330,8 @@ async def test_a_peer_on_this_machine_is_offered_loopback() -> None:
         offer = await peer.offer()
         near = await offers.accept(offer, remote="::ffff:127.0.0.1")
         assert " 127.0.0.1 " in near.sdp
+        await peer.take(near.sdp)
+        await near.transport.wait_connected()
 
 
 # --- odd offers -------------------------------------------------------------------------------
@@ -433,12 +442,12 @@ async def test_a_restart_goes_on_with_the_same_call(offers: Offers) -> None:
 
 
 async def test_a_restart_that_fails_leaves_the_call_as_it_was() -> None:
-    async with server(with_settings(connect_timeout=200)) as offers, client() as old:
+    async with server(with_settings(connect_timeout=800)) as offers, client() as old:
         answer = await old.call(offers)
         session = await connected(answer)
         async with client() as new:
             await offers.accept(await new.offer(), pc_id=answer.pc_id, restart=True)
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(1.1)
         before = len(session.heard)
         await until(lambda: len(session.heard) > before + 6_400)
         assert session.reasons == []

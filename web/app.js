@@ -66,6 +66,7 @@ async function loadInfo() {
 /** @param {unknown} error */
 function alarm(error) {
   const { title, fix, code, action } = explain(error);
+  /** @type {Record<string, [string, () => any]>} */
   const actions = {
     again: ["Start again", () => begin(true)],
     type: ["Type instead", () => begin(false)],

@@ -98,10 +98,7 @@ export class Transcript {
     if (!final) return this.#hear(text);
     this.#hear("");
     const entry = this.#turn(turn);
-    if (!entry.caller) {
-      entry.caller = this.#line("caller", at, typed ? "typed" : "");
-      entry.block.append(entry.caller);
-    }
+    if (!entry.caller) entry.block.append((entry.caller = this.#line("caller", at, typed ? "typed" : "")));
     const said = /** @type {HTMLElement} */ (entry.caller.querySelector(".said"));
     const before = said.textContent ?? "";
     if (before && text.startsWith(before)) said.textContent = text;
@@ -111,11 +108,8 @@ export class Transcript {
   /** @param {CallEvent} event */
   #agentText({ at_ms: at, turn, text }) {
     const entry = this.#turn(turn);
-    if (!entry.agent) {
-      entry.agent = this.#line("agent", at);
-      entry.spoken = true;
-      entry.block.append(entry.agent);
-    }
+    if (!entry.agent) entry.block.append((entry.agent = this.#line("agent", at)));
+    entry.spoken = true;
     const said = /** @type {HTMLElement} */ (entry.agent.querySelector(".said"));
     said.append(joined(said.textContent ?? "", text));
   }
@@ -202,7 +196,7 @@ export class Transcript {
     return entry;
   }
 
-  /** @param {"caller"|"agent"} who @param {number} at @param {string} [how] */
+  /** @param {"caller"|"agent"} who @param {number} at @param {string} [how] @returns {HTMLElement} */
   #line(who, at, how = "") {
     const time = this.seek
       ? h("button", { class: "time", type: "button", title: "Play from here", onclick: () => this.seek?.(at) }, clock(at))

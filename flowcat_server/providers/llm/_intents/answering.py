@@ -50,7 +50,8 @@ class Answering:
         if meanings[0] == Target("intent", "who") and self._greet_name(turn):
             return
         turn.memory.misses = 0
-        if meanings[0] == Target("intent", "deny") and self._offered(turn) == "anything":
+        over = self._is_over(ranked) or self._offered(turn) == "anything"
+        if meanings[0] == Target("intent", "deny") and over:
             self.goodbye(turn)
             return
         turn.memory.offer = ""
@@ -224,13 +225,20 @@ class Answering:
         if answer:
             self._accepted(turn, offer)
             return True
-        if offer == "anything":
+        if offer == "anything" or (not offer and self._is_over(ranked)):
             self.goodbye(turn)
         elif ranked[0].target.key in ("goodbye", "cancel", "human") and self.accepts(ranked[0]):
             return False
         else:
             self._more(turn, "no_problem")
         return True
+
+    def _is_over(self, ranked: Sequence[Match]) -> bool:
+        """Whether a "no" says that nothing else is wanted ("no thanks, that's all")."""
+        clear = self._options.thresholds.clear
+        return any(
+            m.target == Target("intent", "nothing_else") and m.score >= clear for m in ranked
+        )
 
     def _offered(self, turn: Turn) -> str:
         """What a yes or no refers to: our own offer, or the question heard last."""

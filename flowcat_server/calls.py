@@ -88,6 +88,7 @@ class Calls:
         recorder: Recorder | None,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
+        on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.parts = parts
         self.draining = False
@@ -96,6 +97,7 @@ class Calls:
         self._recorder = recorder
         self._metrics = metrics
         self._tasks = tasks
+        self._on_ended = on_ended
         self._reserved: set[Reservation] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -216,6 +218,7 @@ class Calls:
             max_call_ms=config.limits.max_call,
             media_timeout_ms=config.limits.media_timeout,
             before_hang_up=before_hang_up,
+            on_provider_error=self._metrics.provider_error,
         )
         row = CallRow(
             call_id,
@@ -243,6 +246,7 @@ class Calls:
             if recording is not None:
                 await recording.close(session.now_ms())
             await self._store.call_ended(call_id)
+            self._on_ended()
             del self.live[call_id]
             if not self.live:
                 self._quiet.set()

@@ -19,6 +19,7 @@ from flowcat_server.core.interfaces import (
     TextToSpeech,
     Transport,
     Vad,
+    Warms,
 )
 from flowcat_server.core.playout import Playout, Reply
 from flowcat_server.core.processor import Processor, link
@@ -188,6 +189,8 @@ class CallLine:
             lambda: playout.buffered_ms(call.now_ms()),
         )
         self._reply = reply
+        if isinstance(parts.llm[0].plug, Warms):
+            self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, transcribe, reply, idle, speak]
 
     def _realtime(self) -> list[Processor]:

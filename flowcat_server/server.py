@@ -8,8 +8,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -19,12 +19,14 @@ from flowcat_server import __version__, logs
 from flowcat_server.calls import Calls
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Config
+from flowcat_server.config.types import parse_bind
 from flowcat_server.core import ended
 from flowcat_server.errors import ConfigError, FlowcatError
 from flowcat_server.metrics import Metrics, watch_loop
 from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
+from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
 from flowcat_server.routes.health import HealthDoor
@@ -47,7 +49,10 @@ small steps, so that no collection is long enough to be heard."""
 
 
 def run(loaded: Loaded) -> int:
-    """Serve until told to stop. Returns the exit code: 0, or 1 if the start failed."""
+    """Serve until told to stop.
+
+    Returns the exit code: 0 after SIGTERM, 130 after Ctrl-C, 1 if the start failed.
+    """
     logging = loaded.config.observability.log
     logs.configure(logging.level, logging.format)
     try:
@@ -76,9 +81,10 @@ class Server:
         self._loaded = loaded
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
+        self._signal: int | None = None
 
     async def serve(self) -> int:
-        """Start, serve, drain, stop."""
+        """Start, serve, drain, stop; returns the exit code."""
         self._listen_for_signals()
         begun = time.monotonic()
         progress = Progress()
@@ -91,11 +97,12 @@ class Server:
                 __version__, reasons=sorted(ended.REASONS), channels=("twilio", "webrtc")
             )
             store = await stack.enter_async_context(self._records(metrics))
-            recorder = stack.enter_context(_recorder(self._loaded.config))
+            recorder = await stack.enter_async_context(_recorder(self._loaded.config))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
             stack.callback(watch.cancel)
-            calls = Calls(built.parts, store, recorder, metrics, tasks)
+            webhook = self._webhook(store, http, tasks, stack)
+            calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
             if built.parts.tts:
                 prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
                 stack.callback(prepare.cancel)
@@ -117,7 +124,7 @@ class Server:
             await self._stopping.wait()
             await self._drain(calls)
         log.info("server_stopped")
-        return 0
+        return 130 if self._signal == signal.SIGINT else 0
 
     # --- parts ----------------------------------------------------------------------------------
 
@@ -126,10 +133,11 @@ class Server:
         records = self._loaded.config.records
         store = await Store.open(
             records.database,
-            directory=self._loaded.base_dir / records.dir,
+            directory=self._loaded.work_dir / records.dir,
             redact=records.redact,
             transcript=records.transcript,
             keep_ms=records.keep or 0,
+            webhook=records.webhook is not None,
             on_dropped=metrics.record_dropped,
         )
         try:
@@ -139,6 +147,24 @@ class Server:
             yield store
         finally:
             await store.close()
+
+    def _webhook(
+        self, store: Store, http: Http, tasks: asyncio.TaskGroup, stack: AsyncExitStack
+    ) -> Callable[[], None]:
+        """Report finished calls, if that is wanted; returns what to call when one ends."""
+        settings = self._loaded.config.records.webhook
+        if settings is None:
+            return lambda: None
+        webhook = Webhook(
+            store,
+            http.session,
+            settings.url,
+            settings.secret.get_secret_value(),
+            timeout_ms=settings.timeout,
+        )
+        task = tasks.create_task(webhook.run(), name="webhook")
+        stack.callback(task.cancel)
+        return webhook.call_ended
 
     def _token(self) -> tuple[str, bool]:
         """The API token and whether it was made now."""
@@ -179,7 +205,7 @@ class Server:
         return app
 
     async def _open(self, app: web.Application, stack: AsyncExitStack) -> Address:
-        host, port = _bind(self._loaded.config.server.bind)
+        host, port = parse_bind(self._loaded.config.server.bind)
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -198,11 +224,12 @@ class Server:
     def _listen_for_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
         if self._stopping.is_set():
             self._kill.set()
+        self._signal = self._signal or number
         self._stopping.set()
 
     async def _drain(self, calls: Calls) -> None:
@@ -220,8 +247,8 @@ class Server:
         await calls.end_all(ended.SERVER_DRAINED)
 
 
-@contextmanager
-def _recorder(config: Config) -> Iterator[Recorder | None]:
+@asynccontextmanager
+async def _recorder(config: Config) -> AsyncIterator[Recorder | None]:
     if config.records.audio == "none":
         yield None
         return
@@ -230,7 +257,7 @@ def _recorder(config: Config) -> Iterator[Recorder | None]:
     try:
         yield recorder
     finally:
-        recorder.close()
+        await asyncio.to_thread(recorder.close)
 
 
 def _webrtc_settings(config: Config) -> WebRtcSettings:
@@ -274,14 +301,6 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
             ]
         },
     }
-
-
-def _bind(bind: str) -> tuple[str, int]:
-    """``host:port``, ``:port`` or ``[v6]:port``."""
-    host, _, port = bind.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"server.bind: {bind!r} is not address:port, such as 127.0.0.1:6210")
-    return host.strip("[]"), int(port)
 
 
 def _settle_memory() -> None:

@@ -65,7 +65,7 @@ class Line(Protocol):
 
 
 class Session:
-    """One call. `build` makes the pipeline once the session can own its tasks."""
+    """One call."""
 
     def __init__(
         self,
@@ -80,7 +80,23 @@ class Session:
         max_call_ms: int,
         media_timeout_ms: int,
         before_hang_up: BeforeHangUp | None = None,
+        on_provider_error: Callable[[str, str, ProviderError], None] = lambda *_: None,
     ) -> None:
+        """Create a call; `run` starts it.
+
+        Args:
+            call_id: Our own id.
+            transport: The way to the far end.
+            build: Makes the pipeline once the session can own its tasks.
+            agent_name: For records and logs.
+            channel: The door it came through.
+            from_number: The caller, as far as the carrier says.
+            to_number: Who was called.
+            max_call_ms: Longest call.
+            media_timeout_ms: Longest time without any audio from the caller.
+            before_hang_up: Run at the end, while the transport is still open.
+            on_provider_error: Told kind, provider and error of every failure.
+        """
         self.id = call_id
         self.transport = transport
         self.channel = channel
@@ -92,6 +108,7 @@ class Session:
         self.frames_in = 0
         self._build = build
         self._before_hang_up = before_hang_up
+        self._on_provider_error = on_provider_error
         self._max_call_ms = max_call_ms
         self._media_timeout_ms = media_timeout_ms
         self._loop = asyncio.get_running_loop()
@@ -112,7 +129,8 @@ class Session:
 
     def now_ms(self) -> int:
         """Milliseconds since the call was accepted."""
-        return int((self._loop.time() - self._epoch) * 1000)
+        # The microsecond makes up for binary fractions: a timer never fires before its time.
+        return int((self._loop.time() - self._epoch) * 1000 + 0.001)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that is cancelled with the call; see `processors.call.Call`."""
@@ -121,7 +139,12 @@ class Session:
             raise RuntimeError("the call has not started or is over")
         task = self._tasks.create_task(self._guard(name, work), name=f"{self.id}:{name}")
         self._children.add(task)
-        task.add_done_callback(self._children.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._children.discard(task)
+            work.close()  # a task that is cancelled before its first step never starts it
+
+        task.add_done_callback(done)
         return task
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.Handle:
@@ -143,6 +166,12 @@ class Session:
         """Give an event to every subscriber, in order of subscription."""
         for subscriber in self._subscribers:
             subscriber(event)
+
+    def trouble(self, kind: str, code: str, error: ProviderError) -> None:
+        """A provider failed and the call goes on."""
+        log.warning(code, provider=error.provider, error=str(error))
+        self._on_provider_error(kind, error.provider, error)
+        self.publish(events.Notice(self.now_ms(), "warning", code, str(error)))
 
     def end(self, reason: str, detail: str = "") -> None:
         """End the call; the first reason wins."""
@@ -260,6 +289,7 @@ class Session:
 
     def _provider_failed(self, error: ProviderError) -> None:
         log.warning("provider_failed", provider=error.provider, error=str(error))
+        self._on_provider_error("call", error.provider, error)
         self.publish(events.Notice(self.now_ms(), "error", "provider_failed", str(error)))
         self.end(ended.PROVIDER_FAILED, str(error))
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.graph import Edge, Fact, Node
@@ -243,6 +243,14 @@ class LanguageModel(Protocol):
 
     async def close(self) -> None:
         """Stop for good."""
+
+
+@runtime_checkable
+class Warms(Protocol):
+    """A provider that can open its connection before it is needed."""
+
+    async def warm(self) -> None:
+        """Connect ahead of time; best effort, bounded, never fails."""
 
 
 # --- text to speech ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.graph import TransferTarget
+from flowcat_server.errors import ProviderError
 
 
 class Call(Protocol):
@@ -33,6 +34,9 @@ class Call(Protocol):
 
     def publish(self, event: CallEvent) -> None:
         """Tell the world."""
+
+    def trouble(self, kind: str, code: str, error: ProviderError) -> None:
+        """A provider of this kind failed and the call goes on: log it, count it, tell the page."""
 
     def pass_on(self, target: TransferTarget) -> None:
         """End the call by passing it on to someone else."""

@@ -189,10 +189,7 @@ class ReplyProcessor(Processor):
                 if len(self._models) == 1 or len(self._pieces(reply)) > spoken:
                     raise
                 self._models.pop(0)
-                log.warning("llm_fallback", failed=model.name, error=str(error))
-                self._call.publish(
-                    events.Notice(self._call.now_ms(), "warning", "llm_fallback", str(error))
-                )
+                self._call.trouble("llm", "llm_fallback", error)
 
     def _pieces(self, reply: _Reply) -> Sequence[object]:
         entry = self._playout.reply(reply.turn)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from flowcat_server.core import events
 from flowcat_server.core.audio import AudioFormat, Transcoder
 from flowcat_server.core.frames import (
     AgentText,
@@ -148,9 +147,7 @@ class SpeakProcessor(Processor):
             if len(self._providers) == 1 or progress.heard:
                 raise failure
             self._providers.pop(0)
-            self._call.publish(
-                events.Notice(self._call.now_ms(), "warning", "tts_fallback", str(failure))
-            )
+            self._call.trouble("tts", "tts_fallback", failure)
             self._keeper.cancel()
             self._open_voice()
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from flowcat_server.core import events
 from flowcat_server.core.audio import AudioFormat, Transcoder
 from flowcat_server.core.frames import (
     AudioIn,
@@ -155,8 +154,7 @@ class TranscribeProcessor(Processor):
         if not spare and (not error.retryable or attempts > RESTARTS):
             raise error
         code = "stt_fallback" if spare else "stt_restarted"
-        log.warning(code, error=str(error), attempt=attempts)
-        self._call.publish(events.Notice(self._call.now_ms(), "warning", code, str(error)))
+        self._call.trouble("stt", code, error)
         if spare:
             self._providers.pop(0)
         else:

@@ -73,4 +73,4 @@ def translate(provider: str) -> Iterator[None]:
     except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError) as error:
         raise ProviderUnavailable(provider, str(error) or type(error).__name__) from error
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise ProviderProtocol(provider, f"unreadable answer: {error!r:.200}") from error
+        raise ProviderProtocol(provider, f"unreadable answer: {type(error).__name__}") from error

@@ -97,24 +97,26 @@ class Provider:
 @cache
 def names(kind: Kind) -> tuple[str, ...]:
     """All provider names of a kind, sorted."""
+    return tuple(sorted({*_built_in(kind), *_vendors(kind), *_third_party(kind)}))
+
+
+@cache
+def _built_in(kind: Kind) -> frozenset[str]:
     package = importlib.import_module(f"flowcat_server.providers.{kind}")
-    found = {
+    return frozenset(
         module.name.replace("_", "-")
         for module in pkgutil.iter_modules(package.__path__)
         if not module.name.startswith("_")
-    }
-    found.update(_vendors(kind))
-    found.update(_third_party(kind))
-    return tuple(sorted(found))
+    )
 
 
 @cache
 def find(kind: Kind, name: str) -> Provider | None:
-    """The provider of that kind and name, or None."""
+    """The provider of that kind and name, or None. Built-in names win over other packages'."""
     if name in _vendors(kind):
         return _vendors(kind)[name]
     module_name = f"flowcat_server.providers.{kind}.{name.replace('-', '_')}"
-    if name in names(kind) and name not in _third_party(kind):
+    if name in _built_in(kind):
         built_in: Provider = importlib.import_module(module_name).PROVIDER
         return built_in
     point = _third_party(kind).get(name)
@@ -181,7 +183,7 @@ def find_key(
     if not replaced_base_url:
         candidates += key_names(name, provider)
     for variable in candidates:
-        value = environ.get(variable, "")
+        value = environ.get(variable, "").strip()
         if not value:
             continue
         if variable.endswith("_FILE") and variable != explicit_env:

@@ -27,7 +27,7 @@ SILENCE = b"\xff" * FRAME_BYTES
 AUDIBLE_RMS = 200
 
 
-class Hangup(Exception):  # noqa: N818
+class Hangup(Exception):
     """The server closed the media socket."""
 
 
@@ -66,6 +66,7 @@ class Phone:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._stream_sid = "MZ" + call_sid[2:]
         self._to_say: deque[bytes] = deque()
+        self._all_said = asyncio.Event()
         self._jitter: deque[bytes | tuple[str, str]] = deque()
         self._partial = b""
         self._tasks: list[asyncio.Task[None]] = []
@@ -122,12 +123,12 @@ class Phone:
         """Queue PCM16 8 kHz speech; returns at once."""
         mulaw = audioop.lin2ulaw(pcm, 2)
         for start in range(0, len(mulaw), FRAME_BYTES):
+            self._all_said.clear()
             self._to_say.append(mulaw[start : start + FRAME_BYTES].ljust(FRAME_BYTES, b"\xff"))
 
     async def said(self) -> None:
         """Wait until everything queued has been said."""
-        while self._to_say and not self.hung_up.is_set():
-            await asyncio.sleep(FRAME_S)
+        await self._all_said.wait()
 
     async def press(self, digit: str) -> None:
         """A key."""
@@ -189,7 +190,7 @@ class Phone:
             headers=self._headers,
         ) as response:
             response.raise_for_status()
-            document = ET.fromstring(await response.text())  # noqa: S314
+            document = ET.fromstring(await response.text())
         stream = document.find("./Connect/Stream")
         if stream is None:
             raise Hangup("the call was rejected")
@@ -226,6 +227,7 @@ class Phone:
                     raise AssertionError(f"unexpected message {other}")
         self.hung_up_at = self._frame * FRAME_S
         self.hung_up.set()
+        self._all_said.set()
 
     def _enqueue(self, audio: bytes) -> None:
         audio = self._partial + audio
@@ -257,6 +259,7 @@ class Phone:
                     self.said_until = self._frame + 1
             else:
                 payload = SILENCE
+                self._all_said.set()
             self._frame += 1
             try:
                 await self._send(

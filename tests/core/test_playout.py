@@ -1,0 +1,214 @@
+"""The ledger: what was sent, what was heard."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowcat_server.core.audio import MULAW_8K, PCM_16K
+from flowcat_server.core.interfaces import Word
+from flowcat_server.core.playout import Playout
+
+BYTES_PER_MS = 8
+TEXT = "one two three four five six seven eight nine ten"
+
+
+def ledger(*, marks: bool = False, delay_ms: int = 0) -> Playout:
+    return Playout(MULAW_8K, delay_ms=delay_ms, marks=marks)
+
+
+def speak(playout: Playout, ms: int, text: str = TEXT, turn: int = 1, *, done: bool = True) -> None:
+    if playout.reply(turn) is None:
+        playout.begin(turn)
+    piece = playout.add_piece(turn, text)
+    assert piece is not None
+    playout.push(turn, piece, b"\x00" * (ms * BYTES_PER_MS), 0)
+    if done:
+        playout.piece_complete(turn, piece)
+        playout.reply_complete(turn)
+
+
+def send(playout: Playout, now: int, ms: int) -> int:
+    return len(playout.pull(now, ms * BYTES_PER_MS)) // BYTES_PER_MS
+
+
+def test_a_reply_is_settled_when_its_last_sample_has_been_played():
+    playout = ledger(delay_ms=60)
+    speak(playout, 1000)
+    assert send(playout, 100, 5000) == 1000
+    assert playout.settle(1159) == []
+    assert playout.settles_at_ms(200) == 1160
+    (reply,) = playout.settle(1160)
+    assert reply.heard_text == TEXT
+    assert reply.heard_ms == 1000
+    assert playout.active() is None
+    assert playout.settle(1200) == []
+
+
+@pytest.mark.parametrize("heard_ms", range(0, 2001, 100))
+def test_an_interrupted_reply_ends_at_the_heard_word(heard_ms: int):
+    playout = ledger()
+    speak(playout, 2000)
+    send(playout, 0, 2000)
+    (reply,) = playout.clear(heard_ms)
+    heard, said = reply.heard_text.split(), TEXT.split()
+    assert heard == said[: len(heard)]
+    # The voice is steady here, so the share of characters heard is the share of time.
+    expected = len(TEXT[: len(TEXT) * heard_ms // 2000].split())
+    assert abs(len(heard) - expected) <= 1
+    assert f"{reply.heard_text} {reply.unheard_text}".strip() == TEXT
+    assert reply.interrupted
+
+
+def test_word_times_are_believed_over_proportions():
+    playout = ledger()
+    playout.begin(1)
+    piece = playout.add_piece(1, "a very long word at the end extraordinarily")
+    assert piece == 0
+    spoken = ["a", "very", "long", "word", "at"]
+    words = [Word(word, 100 * i, 100 * i + 100) for i, word in enumerate(spoken)]
+    playout.push(1, 0, b"\x00" * 8000, 0, words)
+    send(playout, 0, 1000)
+    (reply,) = playout.clear(260)
+    assert reply.heard_text == "a very long"
+
+
+def test_of_what_was_never_sent_nothing_was_heard():
+    playout = ledger()
+    speak(playout, 1000)
+    (reply,) = playout.clear(5000)
+    assert reply.heard_text == ""
+    assert reply.unheard_text == TEXT
+    assert playout.queued() == 0
+
+
+def test_audio_of_a_cut_reply_is_dropped():
+    playout = ledger()
+    speak(playout, 1000, done=False)
+    playout.clear(10)
+    playout.push(1, 0, b"\x00" * 800, 20)
+    assert playout.queued() == 0
+    assert playout.add_piece(1, "more") is None
+
+
+def test_a_mark_corrects_what_was_assumed():
+    playout = ledger(marks=True)
+    speak(playout, 1000)
+    send(playout, 0, 500)
+    first = playout.take_mark()
+    assert first is not None
+    assert playout.take_mark() is None
+    send(playout, 100, 500)
+    last = playout.take_mark()
+    assert last is not None
+    playout.acknowledge(first, 800)  # 300 ms later than predicted
+    assert playout.settle(1250) == []
+    assert playout.settle(1301) == []  # the last mark is still out
+    playout.acknowledge(last, 1310)
+    (reply,) = playout.settle(1310)
+    assert reply.source == "mark"
+
+
+def test_a_mark_that_never_comes_is_not_waited_for_for_ever():
+    playout = ledger(marks=True)
+    speak(playout, 1000)
+    send(playout, 0, 1000)
+    playout.take_mark()
+    assert playout.settle(1500) == []
+    due = playout.settles_at_ms(1500)
+    assert due is not None
+    assert [reply.turn for reply in playout.settle(due)] == [1]
+
+
+def test_marks_that_return_after_a_clear_mean_nothing():
+    playout = ledger(marks=True)
+    speak(playout, 1000)
+    send(playout, 0, 1000)
+    name = playout.take_mark()
+    assert name is not None
+    (reply,) = playout.clear(200)
+    playout.acknowledge(name, 210)
+    assert 0 < reply.heard_ms <= 200
+
+
+def test_the_lead_shrinks_as_time_passes():
+    playout = ledger()
+    speak(playout, 1000)
+    send(playout, 0, 400)
+    assert playout.lead_ms(0) == 400
+    assert playout.lead_ms(150) == 250
+    assert playout.lead_ms(900) == 0
+    assert playout.buffered_ms(150) == 250 + 600
+
+
+def test_a_gap_in_sending_is_a_gap_in_hearing():
+    playout = ledger()
+    speak(playout, 1000)
+    send(playout, 0, 200)
+    send(playout, 700, 200)
+    (reply,) = playout.clear(800)
+    assert reply.heard_ms == 200 + 100
+
+
+def test_a_reply_of_two_sentences_keeps_them_apart():
+    playout = ledger()
+    speak(playout, 500, "First sentence.", done=False)
+    playout.piece_complete(1, 0)
+    speak(playout, 500, "Second sentence.")
+    send(playout, 0, 1000)
+    (reply,) = playout.clear(520)
+    assert reply.heard == ["First sentence.", ""]
+
+
+def test_a_protected_reply_protects_everything_under_way():
+    playout = ledger()
+    playout.begin(1, interruptible=False)
+    playout.begin(2)
+    assert not playout.interruptible()
+    assert playout.active() == 2
+
+
+def test_the_tap_hears_what_is_sent_and_when_it_will_sound():
+    tapped: list[tuple[int, int]] = []
+    playout = Playout(
+        PCM_16K, delay_ms=40, marks=False, tap=lambda at, audio: tapped.append((at, len(audio)))
+    )
+    playout.begin(1)
+    playout.add_piece(1, "x")
+    playout.push(1, 0, b"\x00" * 1280, 0)
+    playout.pull(100, 640)
+    playout.pull(120, 640)
+    assert tapped == [(140, 640), (160, 640)]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("push"), st.integers(1, 3000)),
+            st.tuples(st.just("pull"), st.integers(1, 3000)),
+            st.tuples(st.just("wait"), st.integers(0, 500)),
+        ),
+        max_size=60,
+    ),
+    st.booleans(),
+)
+def test_every_byte_is_queued_or_sent_and_heard_never_exceeds_sent(
+    steps: list[tuple[str, int]], marks: bool
+):
+    playout = ledger(marks=marks, delay_ms=20)
+    playout.begin(1)
+    playout.add_piece(1, TEXT)
+    now = pushed = sent = 0
+    for action, amount in steps:
+        if action == "push":
+            playout.push(1, 0, b"\x00" * amount, now)
+            pushed += amount
+        elif action == "pull":
+            sent += len(playout.pull(now, amount))
+        else:
+            now += amount
+        assert playout.queued() == pushed - sent
+    (reply,) = playout.clear(now)
+    assert 0 <= reply.heard_ms <= sent / BYTES_PER_MS + 1
+    assert TEXT.startswith(reply.heard_text)

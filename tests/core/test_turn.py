@@ -1,0 +1,233 @@
+"""Endpointing and barge-in, as scripts of what is heard when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowcat_server.core.frames import (
+    Frame,
+    Interrupted,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    TurnDropped,
+    TurnEnded,
+)
+from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
+
+CHUNK_MS = 32
+
+
+@dataclass
+class Script:
+    """Drives a detector in audio time; the clock runs with the audio."""
+
+    rules: TurnRules = field(default_factory=TurnRules)
+    active: int | None = None
+    interruptible: bool = True
+    now: int = 0
+    frames: list[Frame] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.detector = TurnDetector(
+            self.rules,
+            agent_active=lambda: self.active,
+            may_interrupt=lambda: self.interruptible,
+        )
+
+    def audio(self, ms: int, probability: float) -> Script:
+        for _ in range(ms // CHUNK_MS):
+            self.now += CHUNK_MS
+            self.frames += self.detector.voice(self.now, probability, CHUNK_MS, self.now)
+        return self
+
+    def speech(self, ms: int) -> Script:
+        return self.audio(ms, 0.9)
+
+    def silence(self, ms: int) -> Script:
+        return self.audio(ms, 0.05)
+
+    def transcript(self, text: str, *, segment: int = 0, answers: bool = True) -> Script:
+        pause = self.last(SpeechPaused).pause if answers else None
+        self.frames += self.detector.transcript(text, segment, pause, self.now)
+        return self
+
+    def last(self, kind: type) -> Frame:
+        return next(frame for frame in reversed(self.frames) if type(frame) is kind)
+
+    def kinds(self) -> list[str]:
+        return [type(frame).__name__ for frame in self.frames]
+
+
+def test_a_finished_sentence_ends_the_turn_after_the_short_delay():
+    call = Script().silence(320).speech(960).silence(256).transcript("What are your hours?")
+    assert "TurnEnded" not in call.kinds()
+    call.silence(256)
+    ended = call.last(TurnEnded)
+    assert ended.text == "What are your hours?"
+    assert ended.turn == 1
+    assert 400 <= ended.decided_ms - ended.speech_end_ms < 400 + CHUNK_MS
+    assert ended.endpoint_ms == ended.speech_end_ms + 400
+
+
+def test_an_unfinished_sentence_waits_longer_but_not_for_ever():
+    call = Script().speech(960).silence(256).transcript("I would like to come on").silence(640)
+    assert "TurnEnded" not in call.kinds()
+    call.silence(640)
+    assert call.last(TurnEnded).decided_ms - call.last(TurnEnded).speech_end_ms >= 1200
+
+
+def test_a_late_transcript_holds_the_turn_and_the_wait_is_named():
+    call = Script().speech(960).silence(960)
+    assert "TurnEnded" not in call.kinds()
+    call.transcript("Yes.")
+    ended = call.last(TurnEnded)
+    assert ended.endpoint_ms < ended.decided_ms == call.now
+
+
+def test_a_transcriber_that_never_answers_costs_a_bounded_wait():
+    call = Script().speech(960)
+    call.detector.transcript("partial words", 0, None, call.now)
+    call.silence(3200)
+    assert call.last(TurnEnded).text == "partial words"
+
+
+def test_going_on_after_a_pause_is_one_turn():
+    call = Script().speech(640).silence(256).transcript("My number is").speech(640).silence(256)
+    call.transcript("My number is five five five.").silence(320)
+    assert call.kinds() == [
+        "SpeechStarted",
+        "SpeechPaused",
+        "SpeechResumed",
+        "SpeechPaused",
+        "TurnEnded",
+    ]
+    assert call.last(SpeechResumed).at_ms > call.last(SpeechStarted).at_ms
+
+
+def test_a_click_is_not_speech():
+    call = Script().silence(320).speech(CHUNK_MS).silence(960)
+    assert call.frames == []
+
+
+def test_noise_without_words_is_dropped_and_owes_no_reply():
+    call = Script().speech(320).silence(256).transcript("").silence(320)
+    assert call.kinds() == ["SpeechStarted", "SpeechPaused", "TurnDropped"]
+    assert type(call.frames[-1]) is TurnDropped
+    call.speech(640).silence(256).transcript("Hello.").silence(320)
+    assert call.last(TurnEnded).text == "Hello."
+
+
+def test_speech_over_the_agent_interrupts_after_the_minimum():
+    call = Script(active=3).speech(224)
+    assert "Interrupted" not in call.kinds()
+    call.speech(64)
+    assert call.last(Interrupted).turn == 3
+
+
+def test_a_cough_over_the_agent_does_not_interrupt():
+    call = Script(active=3).speech(192).silence(640)
+    assert "Interrupted" not in call.kinds()
+
+
+@pytest.mark.parametrize(
+    ("rules", "interruptible"),
+    [
+        pytest.param(TurnRules(interruption=False), True, id="switched off"),
+        pytest.param(TurnRules(), False, id="a protected reply"),
+        pytest.param(TurnRules(min_words=2), True, id="too few words"),
+    ],
+)
+def test_what_may_not_interrupt(rules: TurnRules, interruptible: bool):
+    call = Script(rules, active=1, interruptible=interruptible).speech(960)
+    assert "Interrupted" not in call.kinds()
+
+
+def test_words_count_when_words_are_asked_for():
+    call = Script(TurnRules(min_words=2), active=1).speech(320)
+    call.transcript("no wait", answers=False).speech(64)
+    assert call.last(Interrupted).turn == 1
+
+
+def test_a_blocked_loop_does_not_end_a_turn():
+    """All audio of 800 ms arrives at once: silence is measured in the audio, not by the clock."""
+    call = Script().speech(640)
+    late = call.now + 800
+    frames: list[Frame] = call.detector.tick(call.now + 400)
+    for at in range(call.now + CHUNK_MS, late, CHUNK_MS):
+        frames += call.detector.voice(at, 0.9, CHUNK_MS, late)
+    assert frames == []
+
+
+def test_a_caller_who_mutes_in_mid_word_is_not_waited_for():
+    call = Script().speech(640)
+    frames = call.detector.tick(call.detector.deadline_ms() or 0)
+    assert [type(frame) for frame in frames] == [SpeechPaused]
+
+
+def test_keys_are_one_turn_when_the_keypad_rests():
+    call = Script()
+    assert call.detector.digit("4", 100) == []
+    assert call.detector.digit("2", 600) == []
+    assert call.detector.deadline_ms() == 2100
+    (ended,) = call.detector.tick(2100)
+    assert isinstance(ended, TurnEnded)
+    assert ended.text == "[keypad: 4 2]"
+    assert ended.typed
+
+
+def test_hash_ends_a_number_at_once():
+    call = Script()
+    call.detector.digit("7", 100)
+    (ended,) = call.detector.digit("#", 300)
+    assert isinstance(ended, TurnEnded)
+    assert ended.text == "[keypad: 7 #]"
+
+
+def test_typing_interrupts_and_ends_a_turn():
+    call = Script(active=2)
+    interrupted, ended = call.detector.typed("hello", 50)
+    assert isinstance(interrupted, Interrupted)
+    assert isinstance(ended, TurnEnded)
+    assert ended.speech_end_ms == ended.endpoint_ms == ended.decided_ms == 50
+
+
+def test_segments_are_joined_in_order_and_replaced():
+    call = Script().speech(640).silence(256)
+    call.transcript("second", segment=1, answers=False)
+    call.transcript("first", segment=0, answers=False)
+    call.transcript("Second.", segment=1).silence(320)
+    assert call.last(TurnEnded).text == "first Second."
+
+
+@pytest.mark.parametrize(
+    ("text", "unfinished"),
+    [
+        ("I would like to", True),
+        ("my phone number is, uh,", True),
+        ("and then...", True),
+        ("Tomorrow at five.", False),
+        ("Yes", False),
+        ("What is it like?", False),
+    ],
+)
+def test_which_sentences_call_for_more(text: str, unfinished: bool):
+    assert looks_unfinished(text) is unfinished
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["", "words", None])), max_size=200))
+def test_every_pause_is_answered_or_runs_out(steps: list[tuple[float, str | None]]):
+    """Whatever is heard, the open turn ends within its longest wait of silence."""
+    call = Script()
+    for probability, text in steps:
+        call.audio(CHUNK_MS, probability)
+        if text is not None and any(type(frame) is SpeechPaused for frame in call.frames):
+            call.transcript(text)
+    call.silence(call.rules.transcript_wait_ms + 2 * call.rules.max_delay_ms)
+    assert not call.detector.open
+    turns = [frame.turn for frame in call.frames if isinstance(frame, TurnEnded)]
+    assert turns == list(range(1, len(turns) + 1))

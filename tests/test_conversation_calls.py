@@ -1,0 +1,231 @@
+"""Whole calls on virtual time, with scripted providers and the real pipeline."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from flowcat_server.core import ended, events
+from tests import virtual
+from tests.callscript import call
+
+TOPOLOGY = """
+topology:
+  vad: {provider: scripted}
+  stt: {provider: scripted, options: {lines: [hello there, second line, third line], delay_ms: 80}}
+  llm: {provider: scripted, options: {replies: [First answer., Second answer is longer.], first_token_ms: 120}}
+  tts: {provider: scripted, options: {first_audio_ms: 100, ms_per_char: 50}}
+"""  # noqa: E501
+AGENT = "agent: {prompt: Be kind., greeting: Good morning to you.}\n" + TOPOLOGY
+
+
+def on_virtual_time(
+    test: Callable[..., Coroutine[Any, Any, None]],
+) -> Callable[..., None]:
+    @functools.wraps(test)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        virtual.run(test(*args, **kwargs))
+
+    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return wrapper
+
+
+both_wires = pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "browser"])
+
+
+@both_wires
+@on_virtual_time
+async def test_the_agent_greets_listens_and_answers(buffers: bool):
+    async with call(AGENT, buffers=buffers) as script:
+        await script.until(events.AgentHeard)
+        await script.speaks()
+        await script.until(events.AgentHeard, count=2)
+    assert script.agent_lines == ["Good morning to you.", "First answer."]
+    assert [e.text for e in script.all(events.CallerText) if e.final] == ["hello there"]
+
+
+@both_wires
+@on_virtual_time
+async def test_latency_parts_add_up_to_what_the_caller_waited(buffers: bool):
+    async with call(AGENT, buffers=buffers) as script:
+        await script.until(events.AgentHeard)
+        began = len(script.transport.heard)
+        await script.passes(800, b"\x00\x40" * 160)
+        last_voice = script.session.now_ms()
+        completed = await script.until(events.TurnCompleted, count=2)
+    latency = completed.latency
+    assert latency is not None
+    assert latency.total_ms == sum(latency.parts().values())
+    first_sound = script.transport.heard[began][0] - script.transport.delay_ms
+    # The far end agrees within a VAD chunk and a frame.
+    assert abs(last_voice + latency.total_ms - first_sound) <= 32 + 20
+    assert latency.llm_first_token_ms == pytest.approx(120, abs=5)
+    assert latency.tts_first_audio_ms == pytest.approx(100, abs=5)
+
+
+@both_wires
+@on_virtual_time
+async def test_an_interruption_stops_the_agent_and_keeps_what_was_heard(buffers: bool):
+    async with call(AGENT, buffers=buffers) as script:
+        await script.passes(600)  # in the middle of the greeting
+        await script.speaks(640)
+        heard = (await script.until(events.AgentHeard)).text
+        await script.until(events.AgentHeard, count=2)
+    assert script.all(events.AgentHeard)[0].interrupted
+    assert heard
+    assert "Good morning to you.".startswith(heard)
+    assert heard != "Good morning to you."
+    assert len(script.transport.cleared) == 1
+    assert script.agent_lines[1] == "First answer."
+
+
+@on_virtual_time
+async def test_a_short_noise_does_not_stop_the_agent():
+    async with call(AGENT) as script:
+        await script.passes(600)
+        await script.speaks(160)
+        await script.until(events.AgentHeard)
+    assert script.agent_lines == ["Good morning to you."]
+    assert script.transport.cleared == []
+
+
+@both_wires
+@on_virtual_time
+async def test_the_call_ends_after_the_goodbye_was_heard(buffers: bool):
+    yaml = """
+agent:
+  graph_inline:
+    nodes:
+      - {id: start, type: startCall, data: {prompt: Help., greeting: Hello.}}
+      - {id: done, type: endCall, data: {prompt: Say goodbye., greeting: "Goodbye, and thank you for calling."}}
+    edges:
+      - {id: e, source: start, target: done, label: Wrap up, data: {condition: The caller is done}}
+topology:
+  vad: {provider: scripted}
+  stt: {provider: scripted, options: {lines: [goodbye]}}
+  llm: {provider: scripted, options: {replies: [{tool: wrap_up}]}}
+  tts: {provider: scripted, options: {ms_per_char: 50}}
+"""  # noqa: E501
+    async with call(yaml, buffers=buffers) as script:
+        await script.until(events.AgentHeard)
+        before = script.transport.heard_ms()
+        await script.speaks()
+        ended_event = await script.until(events.CallEnded)
+    assert ended_event.reason == ended.AGENT_ENDED
+    assert script.agent_lines[-1] == "Goodbye, and thank you for calling."
+    goodbye_ms = len("Goodbye, and thank you for calling.") * 50
+    assert script.transport.heard_ms() - before == pytest.approx(goodbye_ms, abs=60)
+    assert script.transport.hung_up == ended.AGENT_ENDED
+
+
+@on_virtual_time
+async def test_typed_text_is_a_turn():
+    async with call(AGENT) as script:
+        await script.until(events.AgentHeard)
+        script.session.receive_text("What are your hours?")
+        await script.until(events.AgentHeard, count=2)
+    (said,) = [event for event in script.all(events.CallerText) if event.final]
+    assert said.typed
+    assert script.agent_lines[-1] == "First answer."
+
+
+@on_virtual_time
+async def test_keys_reach_the_agent():
+    async with call(AGENT) as script:
+        await script.until(events.AgentHeard)
+        for digit in "42#":
+            script.session.receive_digit(digit)
+        await script.until(events.AgentHeard, count=2)
+    assert [event.digit for event in script.all(events.DigitPressed)] == ["4", "2", "#"]
+    assert [event.text for event in script.all(events.CallerText)] == ["[keypad: 4 2 #]"]
+
+
+@on_virtual_time
+async def test_a_silent_caller_is_asked_and_then_left():
+    yaml = AGENT + "turn: {idle: {after: 3s, say: [Still there?], times: 2}}\n"
+    async with call(yaml) as script:
+        ended_event = await script.until(events.CallEnded, within_ms=60_000)
+    assert ended_event.reason == ended.CALLER_IDLE
+    assert script.agent_lines == ["Good morning to you.", "Still there?", "Still there?"]
+
+
+@on_virtual_time
+async def test_a_slow_model_is_covered_by_a_filler_and_then_by_an_apology():
+    yaml = AGENT.replace("first_token_ms: 120", "first_token_ms: 60000")
+    yaml += (
+        "turn: {dead_air: {filler_after: 1s, filler: [One moment.], give_up_after: 4s, "
+        "say: [Sorry.]}, deadlines: {llm: {first: 30s, gap: 30s}}}\n"
+    )
+    async with call(yaml) as script:
+        await script.until(events.AgentHeard)
+        await script.speaks()
+        await script.until(events.AgentHeard, count=2)
+    assert script.agent_lines[-1] == "One moment. Sorry."
+    assert [notice.code for notice in script.all(events.Notice)] == ["reply_too_late"]
+
+
+@pytest.mark.parametrize("kind", ["stt", "llm", "tts"])
+@on_virtual_time
+async def test_a_provider_that_refuses_ends_the_call_with_its_name(kind: str):
+    yaml = AGENT + f"# {kind}\n"
+    yaml = yaml.replace(
+        f"{kind}: {{provider: scripted, options: {{",
+        f"{kind}: {{provider: scripted, options: {{fail: refuse, ",
+    )
+    async with call(yaml) as script:
+        await script.passes(2000)
+        await script.speaks()
+        ended_event = await script.until(events.CallEnded)
+    assert ended_event.reason == ended.PROVIDER_FAILED
+    assert ended_event.detail
+
+
+@pytest.mark.parametrize("kind", ["stt", "llm", "tts"])
+@on_virtual_time
+async def test_a_fallback_takes_over(kind: str):
+    broken = f"{kind}: {{provider: scripted, fallback: [{{provider: scripted, options: {{SPARE}}}}], options: {{fail: refuse, "  # noqa: E501
+    spare = {
+        "stt": "lines: [hello there]",
+        "llm": "replies: [Spare answer.]",
+        "tts": "ms_per_char: 50",
+    }[kind]
+    yaml = AGENT.replace(
+        f"{kind}: {{provider: scripted, options: {{", broken.replace("SPARE", spare)
+    )
+    async with call(yaml) as script:
+        await script.until(events.AgentHeard)
+        await script.speaks()
+        await script.until(events.AgentHeard, count=2)
+    assert script.agent_lines[0] == "Good morning to you."
+    assert script.agent_lines[1] == ("Spare answer." if kind == "llm" else "First answer.")
+    assert f"{kind}_fallback" in [notice.code for notice in script.all(events.Notice)]
+
+
+@on_virtual_time
+async def test_a_call_without_audio_is_over():
+    async with call(AGENT + "limits: {media_timeout: 5s}\n") as script:
+        await script.passes(200)
+        import asyncio
+
+        await asyncio.sleep(7)
+    assert script.ended == ended.CALLER_MEDIA_LOST
+
+
+@on_virtual_time
+async def test_a_call_ends_at_its_limit():
+    async with call(AGENT + "limits: {max_call: 10s}\n") as script:
+        await script.passes(11_000)
+    assert script.ended == ended.SERVER_LIMIT
+
+
+@on_virtual_time
+async def test_echo_gives_back_every_frame():
+    async with call("topology: {mode: echo}\n", buffers=False) as script:
+        await script.passes(1000, b"\x12\x34" * 160)
+    heard = b"".join(audio for _, audio in script.transport.heard)
+    assert heard == b"\x12\x34" * (len(heard) // 2)
+    assert len(heard) >= 16_000 - 640

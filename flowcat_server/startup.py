@@ -13,7 +13,7 @@ from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
 from flowcat_server.core.agent import Profile
-from flowcat_server.core.interfaces import ToolSpec
+from flowcat_server.core.interfaces import KnowsAgent, ToolSpec
 from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.core.templates import names, render
 from flowcat_server.errors import ConfigError, FlowcatError, MissingExtra, Problem
@@ -118,6 +118,9 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         tts=plugs.get("tts", ()),
         realtime=plugs["realtime"][0].plug if "realtime" in plugs else None,
     )
+    for candidate in built.parts.llm:
+        if isinstance(candidate.plug, KnowsAgent):
+            await candidate.plug.prepare(loaded.graph, loaded.knowledge)
     if built.parts.tts:
         await built.parts.tts[0].plug.prepare(first_texts(built.parts))
         progress.say("the greeting is prepared")

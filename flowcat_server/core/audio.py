@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import soxr
+
+from flowcat_server.core.rates import Downsampler, Upsampler
 
 with warnings.catch_warnings():
     # Deprecated in Python 3.11 to 3.12; from 3.13 on the audioop-lts package carries it.
@@ -79,18 +81,29 @@ def rms(pcm: bytes) -> int:
     return audioop.rms(pcm, 2)
 
 
-class Transcoder:
-    """Converts a stream from one format to another; keeps resampler state between calls.
+class Resampler(Protocol):
+    """Changes the sample rate of a PCM16 stream."""
 
-    `feed` may return fewer or more milliseconds than it was given (the resampler holds a
-    few samples back); `flush` returns the rest and makes the object ready for a new stream.
+    def feed(self, pcm: bytes) -> bytes:
+        """The next piece."""
+
+    def flush(self) -> bytes:
+        """What was held back; the object is then ready for a new stream."""
+
+
+class Transcoder:
+    """Converts a stream from one format to another; keeps its state between calls.
+
+    Between rates that are multiples of each other every sample comes out at once, so that live
+    audio is not delayed; between others the resampler may hold back a tenth of a second, which
+    `flush` returns.
     """
 
     __slots__ = ("_odd", "_resampler", "source", "target")
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
         self.source, self.target = source, target
-        self._resampler: soxr.ResampleStream | None = None
+        self._resampler = _resampler(source.sample_rate, target.sample_rate)
         self._odd = b""
 
     def feed(self, payload: bytes) -> bytes:
@@ -105,22 +118,42 @@ class Transcoder:
             if cut:
                 payload = payload[:-1]
         pcm = decode(payload, self.source.encoding)
-        if self.source.sample_rate != self.target.sample_rate and pcm:
-            pcm = self._resample(pcm, last=False)
+        if self._resampler is not None and pcm:
+            pcm = self._resampler.feed(pcm)
         return encode(pcm, self.target.encoding)
 
     def flush(self) -> bytes:
         self._odd = b""
         if self._resampler is None:
             return b""
-        pcm = self._resample(b"", last=True)
-        self._resampler = None
-        return encode(pcm, self.target.encoding)
+        return encode(self._resampler.flush(), self.target.encoding)
 
-    def _resample(self, pcm: bytes, *, last: bool) -> bytes:
-        if self._resampler is None:
-            self._resampler = soxr.ResampleStream(
-                self.source.sample_rate, self.target.sample_rate, 1, dtype="int16", quality="MQ"
-            )
-        samples = np.frombuffer(pcm, dtype=np.int16)
-        return bytes(self._resampler.resample_chunk(samples, last=last).tobytes())
+
+class _Soxr:
+    """Any two rates, by the SoX resampler."""
+
+    def __init__(self, source: int, target: int) -> None:
+        self._rates = source, target
+        self._stream = self._new()
+
+    def _new(self) -> soxr.ResampleStream:
+        return soxr.ResampleStream(*self._rates, 1, dtype="int16", quality="MQ")
+
+    def feed(self, pcm: bytes) -> bytes:
+        chunk = self._stream.resample_chunk(np.frombuffer(pcm, dtype=np.int16))
+        return bytes(chunk.tobytes())
+
+    def flush(self) -> bytes:
+        chunk = self._stream.resample_chunk(np.zeros(0, dtype=np.int16), last=True)
+        self._stream = self._new()
+        return bytes(chunk.tobytes())
+
+
+def _resampler(source: int, target: int) -> Resampler | None:
+    if source == target:
+        return None
+    if target % source == 0:
+        return Upsampler(target // source)
+    if source % target == 0:
+        return Downsampler(source // target)
+    return _Soxr(source, target)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from flowcat_server.core.audio import AudioFormat
-from flowcat_server.core.graph import Edge, Fact, Node
+from flowcat_server.core.graph import Edge, Fact, Graph, Node
 
 # --- voice activity ---------------------------------------------------------------------------
 
@@ -251,6 +251,14 @@ class Warms(Protocol):
 
     async def warm(self) -> None:
         """Connect ahead of time; best effort, bounded, never fails."""
+
+
+@runtime_checkable
+class KnowsAgent(Protocol):
+    """A language model that gets ready for an agent before its first call."""
+
+    async def prepare(self, graph: Graph, knowledge: Sequence[Fact]) -> None:
+        """Called once per agent, after `start`; raises `ProviderRefused` for one it cannot use."""
 
 
 # --- text to speech ---------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from flowcat_server.transports.webrtc.jitter import (
     Play,
     Recover,
 )
-from flowcat_server.transports.webrtc.rates import Upsampler
+from flowcat_server.core.rates import Upsampler
 
 FORMAT = PCM_16K
 PIECE = FORMAT.bytes_for(20)

@@ -1,7 +1,7 @@
 """Changing the sample rate by a whole factor, piece by piece, with the length kept exactly.
 
-For the telephone-band codecs: every 20 ms in gives 20 ms out at once (a general streaming
-resampler gathers a tenth of a second first). A windowed-sinc low-pass (Hamming) on either side.
+For live audio: every 20 ms in gives 20 ms out at once (a general streaming resampler gathers a
+tenth of a second first). A windowed-sinc low-pass (Hamming) on either side.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ class Upsampler:
         self._past = line[len(line) - len(self._past) :]
         return _pcm(np.convolve(line, self._taps, "valid"))
 
+    def flush(self) -> bytes:
+        """Nothing of use is held back; ready for a new stream."""
+        self._past = np.zeros(len(self._taps) - 1)
+        return b""
+
 
 class Downsampler:
     """PCM16 at one `factor`-th of the rate."""
@@ -50,12 +55,24 @@ class Downsampler:
         self._factor = factor
         self._taps = _low_pass(factor)
         self._past = np.zeros(len(self._taps) - 1)
+        self._odd = b""
 
     def feed(self, pcm: bytes) -> bytes:
-        """One `factor`-th of the samples; their number has to be a multiple of it."""
-        line = np.concatenate((self._past, np.frombuffer(pcm, dtype="<i2")))
+        """One `factor`-th of the samples; those beyond a multiple of it wait for more."""
+        pcm = self._odd + pcm
+        whole = len(pcm) - len(pcm) % (2 * self._factor)
+        self._odd = pcm[whole:]
+        line = np.concatenate((self._past, np.frombuffer(pcm[:whole], dtype="<i2")))
         self._past = line[len(line) - len(self._past) :]
+        if not whole:
+            return b""
         return _pcm(np.convolve(line, self._taps, "valid")[:: self._factor])
+
+    def flush(self) -> bytes:
+        """Nothing of use is held back; ready for a new stream."""
+        self._past = np.zeros(len(self._taps) - 1)
+        self._odd = b""
+        return b""
 
 
 def _pcm(samples: NDArray[np.float64]) -> bytes:

@@ -14,6 +14,9 @@ class Paced(Protocol):
     def pump(self) -> bool:
         """Send what is due. False: nothing more to send, stop calling."""
 
+    def failed(self) -> None:
+        """`pump` raised: this one is off the clock now."""
+
 
 class Pacer:
     """Calls every registered member each 20 ms at absolute times (n * 20 ms from the start).
@@ -40,12 +43,7 @@ class Pacer:
         self._members.discard(member)
 
     def _tick(self) -> None:
-        for member in list(self._members):
-            if not member.pump():
-                self._members.discard(member)
-        if not self._members:
-            self._timer = None
-            return
+        # The next tick first: whatever a member does, the others are called again.
         loop = asyncio.get_running_loop()
         step = TICK_MS / 1000
         now = loop.time()
@@ -53,3 +51,22 @@ class Pacer:
         if self._due <= now:
             self._due += step * (1 + int((now - self._due) / step))
         self._timer = loop.call_at(self._due, self._tick)
+        members = list(self._members)
+        for index, member in enumerate(members):
+            try:
+                if member in self._members and not member.pump():
+                    self._members.discard(member)
+            except BaseException:
+                # One call's fault must not silence the others; it rises to the loop's handler.
+                self._members.discard(member)
+                member.failed()
+                for other in members[index + 1 :]:
+                    loop.call_soon(self._late, other)
+                raise
+        if not self._members:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self, member: Paced) -> None:
+        if member in self._members and not member.pump():
+            self._members.discard(member)

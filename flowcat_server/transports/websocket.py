@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 
 from flowcat_server.core import ended
 from flowcat_server.core.audio import AudioFormat
@@ -29,15 +28,42 @@ FIRST_CHUNK_MS = 40
 """The first message of a reply is small, so that it leaves at once."""
 CHUNK_MS = 100
 LEAD_MS = 400
-"""How far ahead of the caller's ear the carrier is sent speech. A stall of our loop up to this
-long is inaudible; a barge-in clears it."""
+"""How far ahead of the caller's ear the carrier is sent speech, give or take a chunk. A stall of
+our loop up to this long is inaudible; a barge-in clears it."""
+GATHER_MS = 200
+"""With at least this much sent ahead, there is time to wait for a whole chunk."""
+HURRY_MS = 100
+"""With less than this sent ahead, new speech is sent at once and not on the next tick."""
+MARK_EVERY_MS = 200
+"""Speech that trickles in is not marked after each morsel."""
 CARRIER_DELAY_MS = 60
 """From our socket to the caller's ear, until marks correct it."""
 MAX_FAULTS = 500
 """Unreadable messages that a call may send before it is ended."""
+MAX_BURST = 4_000
+MAX_PER_S = 200
+"""Messages that a call may send: a backlog of 80 s of 20 ms frames, and four times real time."""
 MAX_UNSENT = 256
 """Messages waiting for a slow socket; beyond this the peer is considered gone."""
+MAX_BYTES_BEFORE_START = 256 * 1024
+"""What a socket may send before it has said which call it is; 10 s of audio is 140 kB."""
+MESSAGE_COST_BYTES = 64
+"""What any message counts for, however short."""
 CLOSE_TIMEOUT_S = 2.0
+
+
+def media_socket() -> web.WebSocketResponse:
+    """The server's end of a carrier's media socket, not yet prepared.
+
+    Text arrives as bytes, unchecked: whoever reads the JSON checks it. Compression is not
+    negotiated, so a compressed frame is an error, and so is a long one.
+    """
+    return web.WebSocketResponse(
+        compress=False,
+        decode_text=False,
+        max_msg_size=MAX_MESSAGE_BYTES,
+        timeout=CLOSE_TIMEOUT_S,
+    )
 
 
 class WebSocketTransport:
@@ -65,14 +91,21 @@ class WebSocketTransport:
         self._chunk = audio.bytes_for(CHUNK_MS)
         self._first_chunk = audio.bytes_for(FIRST_CHUNK_MS)
         self._talking = False
+        self._marked_ms = -MARK_EVERY_MS
         self._closing = False
         self._faults = 0
+        self._messages = 0
 
     def attach(self, sink: CallSink, source: PlayoutSource) -> None:
         self._sink, self._source = sink, source
 
     def wake(self) -> None:
-        if not self._talking and self.pump():
+        source, sink = self._source, self._sink
+        if source is None or sink is None:
+            return
+        if self._talking and source.lead_ms(sink.now_ms()) >= HURRY_MS:
+            return  # the pacer comes in time
+        if self.pump():
             self._pacer.add(self)
 
     def pump(self) -> bool:
@@ -81,26 +114,31 @@ class WebSocketTransport:
         if source is None or sink is None or self._closing:
             return False
         now = sink.now_ms()
-        while source.queued():
-            lead = source.lead_ms(now)
-            if lead >= LEAD_MS:
-                self._talking = True
-                return True
+        lead = source.lead_ms(now)
+        while (queued := source.queued()) and lead < LEAD_MS:
             size = self._chunk if self._talking else self._first_chunk
-            if self._talking and source.queued() < size and lead > 2 * CHUNK_MS:
-                return True  # no hurry: let a whole chunk gather
+            if self._talking and queued < size and lead >= GATHER_MS:
+                break
             self._send(self._stream.audio(source.pull(now, size)))
             self._talking = True
-        mark = source.take_mark()
-        if mark is not None:
-            self._send(self._stream.mark(mark))
-        self._talking = source.lead_ms(now) > 0
+            lead = source.lead_ms(now)
+        if not queued and (now - self._marked_ms >= MARK_EVERY_MS or not lead):
+            mark = source.take_mark()
+            if mark is not None:
+                self._marked_ms = now
+                self._send(self._stream.mark(mark))
+        self._talking = queued > 0 or lead > 0
         return self._talking
+
+    def failed(self) -> None:
+        """Sending raised: a fault of ours, which ends this call only."""
+        self._lost(ended.SERVER_ERROR)
 
     def clear(self) -> None:
         # What has not left yet must not follow the clear.
         self._outbox.clear()
         self._talking = False
+        self._marked_ms = -MARK_EVERY_MS
         self._pacer.remove(self)
         self._send(self._stream.clear())
 
@@ -113,7 +151,7 @@ class WebSocketTransport:
         self._pacer.remove(self)
         self._wake_sender()
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S + 0.5):
                 await self._socket.close()
         except TimeoutError:
             log.warning("carrier_close_timeout")
@@ -124,13 +162,19 @@ class WebSocketTransport:
         while True:
             message = await receive()
             if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
+                self._messages += 1
+                if not self._messages % 256 and self._floods():
+                    self._lost(ended.CARRIER_PROTOCOL)
+                    return
                 if not self._take(message.data):
                     return
-            elif message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
+            elif message.type is WSMsgType.CLOSE:
                 self._lost(ended.CALLER_HUNG_UP)
                 return
-            elif message.type is WSMsgType.ERROR:
-                self._lost(ended.CARRIER_CLOSED)
+            else:
+                # The connection broke, or the peer broke the protocol (RFC 6455 section 7.1.7).
+                broke = isinstance(message.data, WebSocketError)
+                self._lost(ended.CARRIER_PROTOCOL if broke else ended.CARRIER_CLOSED)
                 return
 
     async def send_all(self) -> None:
@@ -148,6 +192,13 @@ class WebSocketTransport:
             except (ConnectionError, RuntimeError):  # aiohttp raises both on a closed socket
                 self._lost(ended.CARRIER_CLOSED)
                 return
+
+    def _floods(self) -> bool:
+        sink = self._sink
+        if sink is None or self._messages < MAX_BURST + sink.now_ms() * MAX_PER_S // 1000:
+            return False
+        log.warning("carrier_flood", messages=self._messages)
+        return True
 
     def _take(self, data: str | bytes) -> bool:
         sink = self._sink
@@ -197,17 +248,19 @@ async def read_start(
 ) -> Started | None:
     """Wait for the stream's start message; None if it does not come in time or the peer leaves.
 
-    Media and other messages before it are dropped and do not extend the wait.
+    Media and other messages before it are dropped; they do not extend the wait, and are limited.
     """
-    accept: Callable[[str | bytes], object] = stream.feed
+    received = 0
     try:
         async with asyncio.timeout(timeout_ms / 1000):
-            while True:
+            while received <= MAX_BYTES_BEFORE_START:
                 message = await socket.receive()
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     return None
-                fed = accept(message.data)
+                received += len(message.data) + MESSAGE_COST_BYTES
+                fed = stream.feed(message.data)
                 if isinstance(fed, Started):
                     return fed
     except TimeoutError:
-        return None
+        pass
+    return None

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_16K, decode
+from flowcat_server.core.rates import Upsampler
 from flowcat_server.transports.webrtc import opus
 from flowcat_server.transports.webrtc.dtmf import KeyPresses
 from flowcat_server.transports.webrtc.jitter import (
@@ -18,7 +19,6 @@ from flowcat_server.transports.webrtc.jitter import (
     Play,
     Recover,
 )
-from flowcat_server.core.rates import Upsampler
 
 FORMAT = PCM_16K
 PIECE = FORMAT.bytes_for(20)

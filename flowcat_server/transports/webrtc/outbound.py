@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_24K, encode
+from flowcat_server.core.rates import Downsampler
 from flowcat_server.transports.webrtc import opus
 from flowcat_server.transports.webrtc.inbound import Codec
-from flowcat_server.core.rates import Downsampler
 
 FORMAT = PCM_24K
 """Super-wideband: what voices are made at, and half again the cost of 16 kHz."""

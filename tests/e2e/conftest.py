@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from flowcat_server.core.audio import PCM_8K
+from flowcat_server.core.audio import PCM_8K, AudioFormat
 from flowcat_server.core.interfaces import (
     Audio,
     Pause,
@@ -160,23 +160,23 @@ async def _provider(kind: Kind, name: str) -> object:
 
 
 class Speech:
-    """A voice and an ear, both of the bundled models, at 8 kHz."""
+    """A voice and an ear, both of the bundled models, at 8 kHz unless told otherwise."""
 
     def __init__(self, voice: TextToSpeech, ear: SpeechToText) -> None:
         self._voice, self._ear = voice, ear
 
-    async def say(self, text: str) -> bytes:
-        """PCM16 at 8 kHz."""
+    async def say(self, text: str, audio_format: AudioFormat = PCM_8K) -> bytes:
+        """PCM16, mono."""
         audio = b""
-        async with self._voice.open(PCM_8K) as voice:
+        async with self._voice.open(audio_format) as voice:
             async for speech in voice.synthesize(text):
                 audio += speech.audio
         return audio
 
-    async def hear(self, pcm: bytes) -> str:
+    async def hear(self, pcm: bytes, audio_format: AudioFormat = PCM_8K) -> str:
         """What a recording says, in lower case without punctuation."""
-        inbox = _Once(pcm)
-        async for transcript in self._ear.transcribe(inbox, PCM_8K):
+        inbox = _Once(pcm, audio_format)
+        async for transcript in self._ear.transcribe(inbox, audio_format):
             if transcript.pause is not None:
                 inbox.answered.set()
                 return re.sub(r"[^a-z0-9' ]", "", transcript.text.lower())
@@ -184,8 +184,8 @@ class Speech:
 
 
 class _Once:
-    def __init__(self, pcm: bytes) -> None:
-        self._items: list[SttInput] = [Audio(pcm, PCM_8K.duration_ms(len(pcm))), Pause(1)]
+    def __init__(self, pcm: bytes, audio_format: AudioFormat) -> None:
+        self._items: list[SttInput] = [Audio(pcm, audio_format.duration_ms(len(pcm))), Pause(1)]
         self.answered = asyncio.Event()
 
     async def get(self) -> list[SttInput]:

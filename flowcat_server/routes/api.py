@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -10,7 +10,7 @@ from aiohttp import web
 from flowcat_server import __version__
 from flowcat_server.calls import Calls
 from flowcat_server.core import ended
-from flowcat_server.records.models import CallSummary
+from flowcat_server.records.models import LATENCY_PARTS, CallSummary
 from flowcat_server.records.store import Store
 
 MAX_LISTED = 200
@@ -69,7 +69,7 @@ class ApiDoor:
         return web.json_response(
             {
                 "call": self._summary(record.summary),
-                "turns": body["turns"],
+                "turns": [_turn(turn) for turn in body["turns"]],
                 "events": body["events"],
                 "tool_calls": body["tool_calls"],
                 "variables": body["variables"],
@@ -111,3 +111,14 @@ class ApiDoor:
             "started_at": body["accepted_at"],
             "live": summary.id in self._calls.live,
         }
+
+
+def _turn(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn with its latency parts in one object; None where the agent spoke unasked."""
+    columns = {part: f"{part}_ms" for part in LATENCY_PARTS}
+    turn = {name: value for name, value in row.items() if name not in columns.values()}
+    parts = {part: row[column] for part, column in columns.items()}
+    total = turn.pop("latency_ms", None)
+    answered = all(value is not None for value in parts.values())
+    turn["latency"] = {**parts, "total": total} if answered else None
+    return turn

@@ -121,6 +121,8 @@ class Phone:
 
     def say(self, pcm: bytes) -> None:
         """Queue PCM16 8 kHz speech; returns at once."""
+        if self.hung_up.is_set():
+            raise Hangup
         mulaw = audioop.lin2ulaw(pcm, 2)
         for start in range(0, len(mulaw), FRAME_BYTES):
             self._all_said.clear()

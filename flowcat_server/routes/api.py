@@ -118,7 +118,7 @@ def _turn(row: Mapping[str, Any]) -> dict[str, Any]:
     columns = {part: f"{part}_ms" for part in LATENCY_PARTS}
     turn = {name: value for name, value in row.items() if name not in columns.values()}
     parts = {part: row[column] for part, column in columns.items()}
-    total = turn.pop("latency_ms", None)
+    total = turn.pop("total_ms")
     answered = all(value is not None for value in parts.values())
     turn["latency"] = {**parts, "total": total} if answered else None
     return turn

@@ -27,9 +27,9 @@ async def test_three_questions_an_interruption_a_key_and_a_goodbye(
     receptionist: Server, speech: Speech
 ):
     questions = {
-        "What are your opening hours?": ("monday", "friday"),
+        "What are your opening hours?": ("monday", "friday", "saturday"),
         "Where are you located?": ("milbrook", "millbrook", "library", "lane"),
-        "How much is a check-up?": ("140",),
+        "How much is a check-up?": ("140", "one hundred"),
     }
     lines = {line: await speech.say(line) for line in questions}
     interruption = await speech.say("Sorry, do you have parking?")
@@ -100,16 +100,17 @@ async def _check_record(server: Server, call_sid: str, latencies: list[int]) -> 
     answered = [turn for turn in turns if turn["latency"]]
     for turn, measured in zip(answered, latencies, strict=False):
         parts = dict(turn["latency"])
-        total = parts.pop("total", None)
-        assert total is None or total == sum(parts.values())
+        assert parts.pop("total") == sum(parts.values())
         # Recorded at our socket; the ear adds the phone's own frame and the soft start of a word.
         assert abs(sum(parts.values()) - measured) <= 250, (parts, measured)
 
 
 async def test_the_call_is_listed_on_the_command_line(receptionist: Server):
-    async with aiohttp.ClientSession() as session:
-        async with Phone(session, receptionist.url, call_sid="CA" + "1" * 32) as phone:
-            await phone.hears_something()
+    async with (
+        aiohttp.ClientSession() as session,
+        Phone(session, receptionist.url, call_sid="CA" + "1" * 32) as phone,
+    ):
+        await phone.hears_something()
     await asyncio.sleep(1.0)
     listed = await asyncio.to_thread(
         subprocess.run,

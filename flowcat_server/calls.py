@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,13 +48,14 @@ class Reservation:
             RESERVATION_S, self.release
         )
         self.held = True
+        self.taken = False
 
-    def take(self) -> bool:
-        """Use the place for a call; False if it has been given back meanwhile."""
+    def take(self) -> None:
+        """Use the place for a call, if it has not been given back meanwhile."""
+        self.taken = self.held
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return self.held
 
     def release(self) -> None:
         """Give the place back. Idempotent."""
@@ -99,6 +100,9 @@ class Calls:
         self._tasks = tasks
         self._on_ended = on_ended
         self._reserved: set[Reservation] = set()
+        self._connecting: dict[str, Transport] = {}
+        self._ending = ""
+        """Why every call ends now; empty while they may go on."""
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -120,9 +124,15 @@ class Calls:
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
-        reservation = Reservation(self._reserved.discard)
+        reservation = Reservation(self._give_back)
         self._reserved.add(reservation)
+        self._quiet.clear()
         return reservation
+
+    def _give_back(self, reservation: Reservation) -> None:
+        self._reserved.discard(reservation)
+        if not self._reserved:
+            self._quiet.set()
 
     # --- a call ----------------------------------------------------------------------------
 
@@ -148,6 +158,7 @@ class Calls:
             before_hang_up: Run when the call has ended and the transport is still open.
         """
         call_id = new_id()
+        reservation.take()
         task = self._tasks.create_task(
             self._run(call_id, reservation, transport, incoming, subscribers, work, before_hang_up),
             name=f"call-{call_id}",
@@ -164,18 +175,28 @@ class Calls:
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
     ) -> None:
-        if not reservation.take():
-            await transport.hang_up("reservation expired")
-            return
         try:
-            await transport.wait_connected()
+            if not reservation.taken:
+                await transport.hang_up("the place was given back")
+                return
+            await self._connected(call_id, transport)
             await self._run_reserved(
                 call_id, transport, incoming, subscribers, work, before_hang_up
             )
         except TransportError as error:
             log.info("call_never_connected", channel=incoming.channel, error=str(error))
+        except Exception:  # records or pipeline are broken: this call is lost, the others live
+            log.exception("call_lost", call_id=call_id)
+            await transport.hang_up(ended.SERVER_ERROR)
         finally:
             reservation.release()
+
+    async def _connected(self, call_id: str, transport: Transport) -> None:
+        self._connecting[call_id] = transport
+        try:
+            await transport.wait_connected()
+        finally:
+            del self._connecting[call_id]
 
     async def _run_reserved(
         self,
@@ -207,6 +228,10 @@ class Calls:
                 session.own(session.spawn(task_name, coroutine()))
             return line
 
+        async def close_recording() -> None:
+            if recording is not None:
+                await recording.close(session.now_ms())
+
         session = Session(
             call_id,
             transport,
@@ -231,30 +256,36 @@ class Calls:
             name,
             dict(incoming.variables),
         )
-        writer = await self._store.call_accepted(row)
-        meter = self._metrics.call(incoming.channel, session)
-        self.live[call_id] = session
-        self._quiet.clear()
-        try:
-            session.subscribe(writer.on_event)
-            session.subscribe(meter.on_event)
-            for subscriber in subscribers:
+        async with AsyncExitStack() as stack:
+            self.live[call_id] = session
+            stack.callback(self.live.pop, call_id)
+            if self._ending:
+                session.end(self._ending)
+            writer = await self._store.call_accepted(row)
+            stack.callback(self._on_ended)
+            stack.push_async_callback(self._store.call_ended, call_id)
+            stack.push_async_callback(close_recording)
+            meter = self._metrics.call(incoming.channel, session)
+            stack.callback(meter.close)
+            for subscriber in (writer.on_event, meter.on_event, *subscribers):
                 session.subscribe(subscriber)
             await session.run()
-        finally:
-            meter.close()
-            if recording is not None:
-                await recording.close(session.now_ms())
-            await self._store.call_ended(call_id)
-            self._on_ended()
-            del self.live[call_id]
-            if not self.live:
-                self._quiet.set()
 
     # --- the end ---------------------------------------------------------------------------
 
+    async def hang_up(self, call_id: str, reason: str) -> bool:
+        """End a call, also one that is still connecting; False if there is none."""
+        session = self.live.get(call_id)
+        if session is not None:
+            session.end(reason)
+            return True
+        transport = self._connecting.get(call_id)
+        if transport is not None:
+            await transport.hang_up(reason)
+        return transport is not None
+
     async def drain(self, timeout_s: float) -> None:
-        """Take no new call; wait for the live ones, then end what is left."""
+        """Take no new call; wait for those that have a place, then end what is left."""
         self.draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -262,12 +293,16 @@ class Calls:
         await self.end_all(ended.SERVER_DRAINED)
 
     async def end_all(self, reason: str) -> None:
-        """End every live call and wait for the ends, a bounded time."""
+        """End every call and wait for the ends, a bounded time."""
         self.draining = True
-        for session in list(self.live.values()):
-            session.end(reason)
+        self._ending = self._ending or reason
+        for reservation in list(self._reserved):
+            if not reservation.taken:
+                reservation.release()
         with suppress(TimeoutError):
             async with asyncio.timeout(END_ALL_S):
+                for call_id in [*self.live, *self._connecting]:
+                    await self.hang_up(call_id, reason)
                 await self._quiet.wait()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from flowcat_server.records.models import LATENCY_PARTS, CallSummary
 from flowcat_server.records.store import Store
 
 MAX_LISTED = 200
+_ID = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
 class ApiDoor:
@@ -26,13 +28,14 @@ class ApiDoor:
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """The door's routes."""
+        one = f"/api/calls/{{id:{_ID}}}"
         return [
             web.get("/api/info", self.info),
             web.get("/api/calls", self.calls),
-            web.get("/api/calls/{id}", self.call),
-            web.get("/api/calls/{id}/recording", self.recording),
-            web.delete("/api/calls/{id}", self.delete),
-            web.post("/api/calls/{id}/hangup", self.hang_up),
+            web.get(one, self.call),
+            web.get(f"{one}/recording", self.recording),
+            web.delete(one, self.delete),
+            web.post(f"{one}/hangup", self.hang_up),
         ]
 
     async def info(self, request: web.Request) -> web.Response:
@@ -57,7 +60,10 @@ class ApiDoor:
             limit = min(MAX_LISTED, max(1, int(request.query.get("limit", "50"))))
         except ValueError as error:
             raise web.HTTPBadRequest(text="limit must be a whole number") from error
-        found = await self._store.list_calls(limit, request.query.get("before"))
+        before = request.query.get("before")
+        if before is not None and not re.fullmatch(_ID, before):
+            raise web.HTTPBadRequest(text="before must be the id of a call")
+        found = await self._store.list_calls(limit, before)
         return web.json_response({"calls": [self._summary(summary) for summary in found]})
 
     async def call(self, request: web.Request) -> web.Response:
@@ -96,10 +102,8 @@ class ApiDoor:
 
     async def hang_up(self, request: web.Request) -> web.Response:
         """End a live call."""
-        session = self._calls.live.get(request.match_info["id"])
-        if session is None:
+        if not await self._calls.hang_up(request.match_info["id"], ended.OPERATOR_HUNG_UP):
             raise web.HTTPNotFound
-        session.end(ended.OPERATOR_HUNG_UP)
         return web.Response(status=204)
 
     def _summary(self, summary: CallSummary) -> dict[str, Any]:

@@ -38,6 +38,14 @@ class EventFeed:
         """Take an event; a subscriber of the session."""
         self._events.append(event)
         self._closed = self._closed or isinstance(event, events.CallEnded)
+        self._wake()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
-import aiohttp
 import structlog
 from aiohttp import WSCloseCode, web
 
@@ -19,25 +21,33 @@ from flowcat_server.core import ended
 from flowcat_server.core.carrier import RestRequest, Started
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
-from flowcat_server.routes.peers import Network, is_local, public_base
+from flowcat_server.routes import rest
+from flowcat_server.routes.bodies import read_body
+from flowcat_server.routes.peers import (
+    Network,
+    client_address,
+    is_local,
+    is_other_site,
+    public_base,
+)
 from flowcat_server.routes.tokens import Once, StreamTokens
 from flowcat_server.session import Session
 from flowcat_server.transports.pacer import Pacer
-from flowcat_server.transports.websocket import (
-    MAX_MESSAGE_BYTES,
-    WebSocketTransport,
-    read_start,
-)
+from flowcat_server.transports.websocket import WebSocketTransport, media_socket, read_start
 
 log = structlog.get_logger()
 
 START_TIMEOUT_MS = 10_000
 MAX_FORM_BYTES = 64 * 1024
-MAX_WAITING_SOCKETS = 64
-"""Media sockets that have not yet said which call they belong to."""
-REPLAY_WINDOW_S = 300
-REST_TIMEOUT_S = 5.0
+MAX_FORM_FIELDS = 256
+MAX_WAITING_SOCKETS = 256
+MAX_WAITING_PER_ADDRESS = 32
+"""Media sockets that nobody has vouched for and that have not said which call they belong to."""
+REPLAY_WINDOW_S = 24 * 3600
+"""A signature holds no time: a webhook is refused the second time, for as long as we remember."""
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CALL_SID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{twilio.MAX_ID_CHARS}}}")
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 @dataclass(slots=True)
@@ -46,6 +56,7 @@ class _Expected:
 
     reservation: Reservation
     incoming: Incoming
+    account_id: str = ""
 
 
 class TwilioDoor:
@@ -64,7 +75,20 @@ class TwilioDoor:
         pacer: Pacer,
         http: Http,
         trusted: tuple[Network, ...],
+        *,
+        api: str = twilio.API,
     ) -> None:
+        """Create the door.
+
+        Args:
+            config: Credentials and the public URL.
+            calls: Where calls are admitted and run.
+            tokens: Mints and checks the media sockets' tokens.
+            pacer: The clock of all media sockets.
+            http: For requests to the carrier.
+            trusted: Proxies whose forwarded headers are believed.
+            api: The carrier's REST API; regions and tests have their own.
+        """
         self._calls = calls
         self._tokens = tokens
         self._pacer = pacer
@@ -73,17 +97,18 @@ class TwilioDoor:
         self._public_url = config.server.public_url
         self._account_sid = config.carriers.twilio.account_sid
         self._auth_token = config.carriers.twilio.auth_token.get_secret_value()
-        self._seen_webhooks = Once(REPLAY_WINDOW_S)
+        self._api = api
+        self._seen_webhooks = Once(REPLAY_WINDOW_S, forget_oldest=True)
         self._expected: dict[str, _Expected] = {}
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """The door's routes."""
         return [
             web.route("*", "/telephony/answer/twilio", self.answer),
             web.route("*", "/telephony/answer/twilio/{run_id}", self.answer),
-            web.get("/telephony/ws/twilio", self.media),
-            web.get("/telephony/ws/twilio/{run_id}", self.media),
+            web.get("/telephony/ws/twilio", self.media, allow_head=False),
+            web.get("/telephony/ws/twilio/{run_id}", self.media, allow_head=False),
         ]
 
     # --- the webhook ------------------------------------------------------------------------
@@ -97,16 +122,16 @@ class TwilioDoor:
         self._verify_webhook(request, form)
         fields = dict(form)
         call_sid = fields.get("CallSid", "")
-        if not call_sid or len(call_sid) > twilio.MAX_ID_CHARS:
+        if not _CALL_SID.fullmatch(call_sid):
             raise web.HTTPBadRequest(text="CallSid is missing")
+        self._forget_unheld()
+        previous = self._expected.pop(call_sid, None)
+        if previous is not None:
+            previous.reservation.release()  # asked again about the same call: it keeps its place
         try:
             reservation = self._calls.reserve()
         except CallRefused:
             return _xml(twilio.busy())
-        self._forget_unheld()
-        previous = self._expected.pop(call_sid, None)
-        if previous is not None:
-            previous.reservation.release()
         self._expected[call_sid] = _Expected(
             reservation,
             Incoming(
@@ -116,6 +141,7 @@ class TwilioDoor:
                 external_id=call_sid,
                 variables=_variables(fields, run_id),
             ),
+            _short(fields.get("AccountSid")),
         )
         base = public_base(request, self._public_url, self._trusted)
         url = "ws" + base.removeprefix("http") + "/telephony/ws/twilio"
@@ -126,81 +152,107 @@ class TwilioDoor:
 
     def _verify_webhook(self, request: web.Request, form: list[tuple[str, str]]) -> None:
         if not self._auth_token:
-            if not is_local(request):
-                log.warning("webhook_refused", reason="no carriers.twilio.auth_token configured")
-                raise web.HTTPForbidden(text="carriers.twilio.auth_token is not configured")
+            self._only_local(request)
             return
         given = request.headers.get("X-Twilio-Signature", "")
         url = self._url(request)
         posted = form if request.method == "POST" else []
-        if not twilio.verify(self._auth_token, given, url, posted):
+        algorithm = twilio.signature_algorithm(
+            request.headers.get("X-Twilio-Webhooks-Signature-Settings", "")
+        )
+        if not twilio.verify(self._auth_token, given, url, posted, algorithm=algorithm):
             log.warning("webhook_refused", reason="signature", url=url)
             raise web.HTTPForbidden(text="signature does not match")
         if not self._seen_webhooks.first(given):
             log.warning("webhook_refused", reason="replayed")
             raise web.HTTPForbidden(text="replayed")
 
+    def _only_local(self, request: web.Request) -> None:
+        """Without credentials: programs of this machine, but not web pages opened on it."""
+        if is_local(request, self._trusted) and not is_other_site(request):
+            return
+        log.warning("carrier_refused", reason="no carriers.twilio.auth_token configured")
+        raise web.HTTPForbidden(text="carriers.twilio.auth_token is not configured")
+
     def _url(self, request: web.Request) -> str:
-        base = public_base(request, self._public_url, self._trusted)
-        return base + request.raw_path if request.raw_path.startswith("/") else request.raw_path
+        """What the carrier signed. Only the path and query come from the request itself."""
+        if not request.raw_path.startswith("/"):
+            raise web.HTTPBadRequest(text="not a path")
+        return public_base(request, self._public_url, self._trusted) + request.raw_path
 
     # --- the media socket -------------------------------------------------------------------
 
     async def media(self, request: web.Request) -> web.WebSocketResponse:
         """Authenticate the socket, find its call and run it to its end."""
-        _run_id(request)
-        local = is_local(request)
-        self._verify_handshake(request, local=local)
-        if self._waiting >= MAX_WAITING_SOCKETS:
-            raise web.HTTPServiceUnavailable(text="too many sockets without a call")
-        socket = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_MESSAGE_BYTES, decode_text=False, autoping=True
-        )
-        self._waiting += 1
-        try:
+        run_id = _run_id(request)
+        vouched = self._verify_handshake(request)
+        socket = media_socket()
+        stream = twilio.Stream()
+        with self._waits("" if vouched else client_address(request, self._trusted)):
             await socket.prepare(request)
-            stream = twilio.Stream()
             started = await read_start(socket, stream, START_TIMEOUT_MS)
-        finally:
-            self._waiting -= 1
         if started is None or started.format is None:
             log.warning("media_refused", reason="no usable start message")
             await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"no usable start")
             return socket
         try:
-            expected = self._claim(started, local=local)
-        except (AuthError, CallRefused) as error:
+            expected = self._claim(started, run_id)
+        except AuthError as error:
             log.warning("media_refused", reason=str(error))
             await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"refused")
+            return socket
+        except CallRefused as error:
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=error.reason.encode())
             return socket
         await self._run(socket, stream, started, expected)
         return socket
 
-    def _verify_handshake(self, request: web.Request, *, local: bool) -> None:
+    def _verify_handshake(self, request: web.Request) -> bool:
+        """Whether the peer is known already; if not, its stream token decides."""
         if not self._auth_token:
-            if not local:
-                raise web.HTTPForbidden(text="carriers.twilio.auth_token is not configured")
-            return
+            self._only_local(request)
+            return True
         given = request.headers.get("X-Twilio-Signature")
         if given is None:
-            return  # the stream token decides
+            return False
         url = "ws" + self._url(request).removeprefix("http")
         if not twilio.verify(self._auth_token, given, url):
-            log.warning("media_refused", reason="handshake signature")
+            log.warning("media_refused", reason="handshake signature", url=url)
             raise web.HTTPForbidden(text="signature does not match")
+        return True
 
-    def _claim(self, started: Started, *, local: bool) -> _Expected:
+    @contextmanager
+    def _waits(self, address: str) -> Iterator[None]:
+        """Count a socket that has yet to name its call; too many of strangers are refused."""
+        strangers = self._waiting.total() - self._waiting[""]
+        if address and (
+            strangers >= MAX_WAITING_SOCKETS or self._waiting[address] >= MAX_WAITING_PER_ADDRESS
+        ):
+            raise web.HTTPServiceUnavailable(text="too many sockets without a call")
+        self._waiting[address] += 1
+        try:
+            yield
+        finally:
+            self._waiting[address] -= 1
+            if not self._waiting[address]:
+                del self._waiting[address]
+
+    def _claim(self, started: Started, run_id: str) -> _Expected:
         token = started.parameters.get("token", "")
-        if token or self._auth_token or not local:
+        if token or self._auth_token:
             self._tokens.consume(token, twilio.NAME, started.call_id)
         expected = self._expected.pop(started.call_id, None)
         if expected is not None and expected.reservation.held:
             return expected
-        # A socket opened on this machine without a webhook (tests, load), or one whose
-        # reservation ran out while its token had not.
+        # A socket opened on this machine without a webhook (tests, load), or one whose webhook
+        # another worker answered.
         return _Expected(
             self._calls.reserve(),
-            Incoming(channel=twilio.NAME, external_id=started.call_id),
+            Incoming(
+                channel=twilio.NAME,
+                external_id=started.call_id,
+                variables={"run_id": run_id} if run_id else {},
+            ),
         )
 
     async def _run(
@@ -216,9 +268,9 @@ class TwilioDoor:
         async def before_close(session: Session) -> None:
             if session.reason in (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED):
                 return
-            request = self._rest(session, started)
+            request = self._rest(session, started, expected)
             if request is not None:
-                await self._send(request)
+                await rest.send(self._http, request)
 
         _, task = self._calls.start(
             expected.reservation,
@@ -231,28 +283,22 @@ class TwilioDoor:
 
     # --- REST -------------------------------------------------------------------------------
 
-    def _rest(self, session: Session, started: Started) -> RestRequest | None:
+    def _rest(self, session: Session, started: Started, expected: _Expected) -> RestRequest | None:
         """What to ask of the carrier when we end the call; None if closing the socket will do."""
-        account = self._account_sid or started.account_id
-        if not self._auth_token or not account or session.transfer is None:
+        account = self._account_sid or expected.account_id or started.account_id
+        if session.transfer is None:
             return None  # <Hangup/> follows <Connect>
+        if not self._auth_token or not account:
+            log.warning("transfer_impossible", reason="no carriers.twilio.auth_token configured")
+            return None
         return twilio.transfer_request(
-            account, self._auth_token, started.call_id, session.transfer.phone, session.to_number
+            account,
+            self._auth_token,
+            started.call_id,
+            session.transfer.phone,
+            session.to_number if _E164.fullmatch(session.to_number) else "",
+            api=self._api,
         )
-
-    async def _send(self, request: RestRequest) -> None:
-        try:
-            async with asyncio.timeout(REST_TIMEOUT_S):
-                async with self._http.session.request(
-                    request.method,
-                    request.url,
-                    data=dict(request.form),
-                    auth=aiohttp.BasicAuth(request.user, request.password),
-                ) as response:
-                    if response.status >= 400 and response.status not in request.gone_status:
-                        log.warning("carrier_request_failed", status=response.status)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("carrier_request_failed", error=str(error) or type(error).__name__)
 
     def _forget_unheld(self) -> None:
         gone = [sid for sid, entry in self._expected.items() if not entry.reservation.held]
@@ -269,11 +315,18 @@ def _run_id(request: web.Request) -> str:
 
 async def _form(request: web.Request) -> list[tuple[str, str]]:
     if request.method == "GET":
-        return [(name, value) for name, value in request.query.items()]
-    if (request.content_length or 0) > MAX_FORM_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_FORM_BYTES, request.content_length or 0)
-    form = await request.post()
-    return [(name, value) for name, value in form.items() if isinstance(value, str)]
+        return list(request.query.items())
+    body = await read_body(request, MAX_FORM_BYTES)
+    if request.content_type != "application/x-www-form-urlencoded":
+        return []
+    try:
+        return parse_qsl(
+            body.decode("utf-8", "replace"),
+            keep_blank_values=True,
+            max_num_fields=MAX_FORM_FIELDS,
+        )
+    except ValueError as error:
+        raise web.HTTPBadRequest(text="too many fields") from error
 
 
 def _variables(fields: Mapping[str, str], run_id: str) -> dict[str, Any]:

@@ -23,20 +23,38 @@ MAX_REMEMBERED = 100_000
 class Once:
     """Remembers what has been seen, for a limited time and in limited number."""
 
-    def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        lifetime_s: float,
+        clock: Callable[[], float] = time.time,
+        *,
+        limit: int = MAX_REMEMBERED,
+        forget_oldest: bool = False,
+    ) -> None:
+        """Create an empty memory.
+
+        Args:
+            lifetime_s: How long something is remembered.
+            clock: Seconds.
+            limit: How many things are remembered.
+            forget_oldest: What happens at the limit: the oldest is forgotten, else nothing new
+                is accepted until something is too old.
+        """
         self._lifetime_s = lifetime_s
         self._clock = clock
+        self._limit = limit
+        self._forget_oldest = forget_oldest
         self._seen: OrderedDict[str, float] = OrderedDict()
 
     def first(self, key: str) -> bool:
-        """True the first time; refuses everything when its memory is full of live entries."""
+        """True the first time."""
         now = self._clock()
         while self._seen:
             oldest, until = next(iter(self._seen.items()))
-            if until > now:
+            if until > now and not (self._forget_oldest and len(self._seen) >= self._limit):
                 break
             del self._seen[oldest]
-        if key in self._seen or len(self._seen) >= MAX_REMEMBERED:
+        if key in self._seen or len(self._seen) >= self._limit:
             return False
         self._seen[key] = now + self._lifetime_s
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +12,20 @@ import msgspec
 import structlog
 from aiohttp import WSMsgType, web
 
-from flowcat_server.calls import Calls, Incoming
+from flowcat_server.calls import Calls, Incoming, Reservation
 from flowcat_server.core import ended
 from flowcat_server.errors import CallRefused, TransportError
+from flowcat_server.routes.bodies import read_body
 from flowcat_server.routes.events import DIALECTS, EventFeed, encode
-from flowcat_server.transports.webrtc import Offers
+from flowcat_server.transports.webrtc import Answer, BadOffer, Offers
 
 log = structlog.get_logger()
 
 MAX_OFFER_BYTES = 64 * 1024
 MAX_TEXT_CHARS = 2_000
 MAX_COMMAND_BYTES = 16 * 1024
+HEARTBEAT_S = 5.0
+"""A reader that is gone must be noticed before its page comes back, which is after 12 s."""
 KEYS = frozenset("0123456789*#ABCD")
 REFUSALS = {
     "full": "All lines are busy. Please try again in a moment.",
@@ -49,7 +53,7 @@ class WebRtcDoor:
         """The door's routes."""
         return [
             web.post("/webrtc/offer", self.offer),
-            web.get("/webrtc/events/{pc_id}", self.events),
+            web.get("/webrtc/events/{pc_id}", self.events, allow_head=False),
             web.post("/webrtc/hangup/{pc_id}", self.hang_up),
         ]
 
@@ -60,63 +64,68 @@ class WebRtcDoor:
         if not isinstance(sdp, str) or not sdp:
             raise web.HTTPUnprocessableEntity(text='the body must be {"sdp": "..."}')
         pc_id = body.get("pc_id")
-        if pc_id is not None and (not isinstance(pc_id, str) or pc_id not in self._peers):
-            pc_id = None
-        restart = pc_id is not None
+        known = self._peers.get(pc_id) if isinstance(pc_id, str) else None
+        restart = known is not None and body.get("restart_pc") is True
         try:
-            reservation = None if restart else self._calls.reserve()
+            reservation = None if known is not None else self._calls.reserve()
         except CallRefused as error:
             return _refused(error.reason)
         try:
             answer = await self._offers.accept(
-                sdp, pc_id=pc_id, restart=restart, remote=request.remote or ""
+                sdp,
+                pc_id=pc_id if known is not None else None,
+                restart=restart,
+                remote=request.remote or "",
             )
+            if known is None and reservation is not None:
+                known = self._start(reservation, answer)
+                reservation = None
         except CallRefused as error:
-            if reservation is not None:
-                reservation.release()
             return _refused(error.reason)
-        except TransportError as error:
-            if reservation is not None:
-                reservation.release()
+        except BadOffer as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
-        except asyncio.CancelledError:
+        except TransportError as error:
+            return _unavailable("no_media", str(error))
+        finally:
             if reservation is not None:
                 reservation.release()
-            raise
-        if reservation is not None:
-            feed = EventFeed()
-            call_id, task = self._calls.start(
-                reservation,
-                answer.transport,
-                Incoming(channel="webrtc", variables={"run_id": answer.pc_id}),
-                subscribers=[feed.publish],
-            )
-            self._peers[answer.pc_id] = _Peer(call_id, feed)
-            task.add_done_callback(self._forget(answer.pc_id))
         return web.json_response(
             {
                 "sdp": answer.sdp,
                 "type": "answer",
                 "pc_id": answer.pc_id,
-                "call_id": self._peers[answer.pc_id].call_id,
+                "call_id": known.call_id if known is not None else "",
             }
         )
+
+    def _start(self, reservation: Reservation, answer: Answer) -> _Peer:
+        feed = EventFeed()
+        call_id, task = self._calls.start(
+            reservation,
+            answer.transport,
+            Incoming(channel="webrtc", variables={"run_id": answer.pc_id}),
+            subscribers=[feed.publish],
+        )
+        self._peers[answer.pc_id] = peer = _Peer(call_id, feed)
+        task.add_done_callback(self._forget(answer.pc_id))
+        return peer
 
     def _forget(self, pc_id: str) -> Callable[[asyncio.Task[None]], None]:
         """Drop the peer when its call is over; a reader that is connected keeps its feed."""
 
         def forget(task: asyncio.Task[None]) -> None:
             del task
-            self._peers.pop(pc_id, None)
+            peer = self._peers.pop(pc_id, None)
+            if peer is not None:
+                peer.feed.close()  # a call that never connected has published no end
 
         return forget
 
     async def hang_up(self, request: web.Request) -> web.Response:
         """The page is being closed or its user hung up."""
         peer = self._peers.get(request.match_info["pc_id"])
-        session = self._calls.live.get(peer.call_id) if peer else None
-        if session is not None:
-            session.end(ended.CALLER_HUNG_UP)
+        if peer is not None:
+            await self._calls.hang_up(peer.call_id, ended.CALLER_HUNG_UP)
         return web.Response(status=204)
 
     async def events(self, request: web.Request) -> web.WebSocketResponse:
@@ -126,14 +135,11 @@ class WebRtcDoor:
         if peer is None or peer.feed.taken or dialect not in DIALECTS:
             raise web.HTTPNotFound
         peer.feed.taken = True
-        socket = web.WebSocketResponse(heartbeat=15, max_msg_size=MAX_COMMAND_BYTES)
-        await socket.prepare(request)
-        if dialect == "native":
-            hello = {"type": "hello", "call_id": peer.call_id}
-            await socket.send_str(encode({**hello, "agent": self._calls.parts.profile.name}))
         try:
+            socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_COMMAND_BYTES)
+            await socket.prepare(request)
             async with asyncio.TaskGroup() as tasks:
-                sender = tasks.create_task(self._send(socket, peer.feed, dialect))
+                sender = tasks.create_task(self._send(socket, peer, dialect))
                 async for message in socket:
                     if message.type is WSMsgType.TEXT:
                         await self._command(socket, peer, message.data)
@@ -142,15 +148,17 @@ class WebRtcDoor:
             peer.feed.taken = False
         return socket
 
-    async def _send(self, socket: web.WebSocketResponse, feed: EventFeed, dialect: str) -> None:
+    async def _send(self, socket: web.WebSocketResponse, peer: _Peer, dialect: str) -> None:
         translate = DIALECTS[dialect]
-        try:
-            while (event := await feed.next()) is not None:
+        with suppress(ConnectionError):
+            if dialect == "native":
+                agent = self._calls.parts.profile.name
+                hello = {"type": "hello", "call_id": peer.call_id, "agent": agent}
+                await socket.send_str(encode(hello))
+            while (event := await peer.feed.next()) is not None:
                 for message in translate(event):
                     await socket.send_str(encode(message))
             await socket.close()
-        except ConnectionError:
-            return
 
     async def _command(self, socket: web.WebSocketResponse, peer: _Peer, data: str) -> None:
         session = self._calls.live.get(peer.call_id)
@@ -160,11 +168,12 @@ class WebRtcDoor:
             return
         match command:
             case {"type": "ping"}:
-                await socket.send_str('{"type":"pong"}')
+                with suppress(ConnectionError):
+                    await socket.send_str('{"type":"pong"}')
             case {"type": "text", "text": str(text)} if session is not None:
-                session.receive_text(text[:MAX_TEXT_CHARS])
+                session.protect(session.receive_text, text[:MAX_TEXT_CHARS])
             case {"type": "digit", "digit": str(digit)} if session is not None and digit in KEYS:
-                session.receive_digit(digit)
+                session.protect(session.receive_digit, digit)
             case {"type": "hangup"} if session is not None:
                 session.end(ended.CALLER_HUNG_UP)
             case _:
@@ -172,11 +181,7 @@ class WebRtcDoor:
 
 
 async def _json(request: web.Request) -> dict[str, Any]:
-    if (request.content_length or 0) > MAX_OFFER_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_OFFER_BYTES, request.content_length or 0)
-    raw = await request.content.read(MAX_OFFER_BYTES + 1)
-    if len(raw) > MAX_OFFER_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_OFFER_BYTES, len(raw))
+    raw = await read_body(request, MAX_OFFER_BYTES)
     try:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -184,4 +189,8 @@ async def _json(request: web.Request) -> dict[str, Any]:
 
 
 def _refused(reason: str) -> web.Response:
-    return web.json_response({"error": reason, "message": REFUSALS.get(reason, reason)}, status=503)
+    return _unavailable(reason, REFUSALS.get(reason, reason))
+
+
+def _unavailable(error: str, message: str) -> web.Response:
+    return web.json_response({"error": error, "message": message}, status=503)

@@ -26,7 +26,8 @@ from flowcat_server.providers.stt._mel import HOP, SAMPLE_RATE, Floats, log_mel
 from flowcat_server.providers.stt._repeats import cut_repeats
 
 MARGIN_S, SHORTEST_S, LONGEST_S = 5.0, 6.0, 30.0
-TOKENS, TOKENS_PER_S = 14, 5.5
+TOKENS, TOKENS_PER_S = 28, 13.0
+"""Longest answer by length of the sound, as CTranslate2 counts: it generates half of this."""
 _VOICED_DB = 15
 """What is this much below the loudest 20 ms, or more, is not voice."""
 _END_SLACK_MS = 100

@@ -21,8 +21,9 @@ from flowcat_server.core.interfaces import (
     Vad,
     Warms,
 )
-from flowcat_server.core.playout import Playout, Reply
+from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor, link
+from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
 from flowcat_server.processors.actions import Actions

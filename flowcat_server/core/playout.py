@@ -1,11 +1,9 @@
 """What the agent said, what was sent of it, and what of that was heard: one ledger per call.
 
 Theory of operation. A reply is a list of pieces (sentences), a piece is a text with its audio.
-Audio is `push`ed as it is synthesized and `pull`ed by the transport; every pull is entered as a
-span with the time at which it will begin to sound at the far end: one `delay_ms` after it was
-sent, or when what was sent before it has ended, whichever is later. A mark that comes back
-corrects these times: everything before it has been played *now*. So `heard_ms` and the heard
-words are always known, by mark, by pacing or by estimate, and the record says which.
+Audio is `push`ed as it is synthesized and `pull`ed by the transport; every pull is entered in a
+`Timeline`, which knows when it sounds at the far end: by mark, by pacing or by estimate, and the
+record says which. So what was heard is known at any moment, to the word.
 
 A reply is *settled* when its last sample has been played, or when `clear` cut it off. Only then
 does its text become part of what was said.
@@ -15,82 +13,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.interfaces import Word
+from flowcat_server.core.speech import Piece, Reply
+from flowcat_server.core.timeline import Timeline
 
 MS_PER_CHAR = 65
 """Speaking rate assumed until the voice has shown its own (about 180 words a minute)."""
-FULLY_HEARD_MS = 60
-"""A piece counts as heard if less than this of it is missing: the tail is silence."""
 CHAR_RATE_MEMORY = 0.3
-MARK_WAIT_MS = 1000
-"""How long after its predicted end a reply waits for the mark behind it."""
-
-
-@dataclass(slots=True)
-class Piece:
-    """One sentence or clause of a reply."""
-
-    text: str
-    audio_ms: int = 0
-    """Audio pushed so far."""
-    complete: bool = False
-    """All audio of the text has been pushed."""
-    words: list[Word] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Reply:
-    """One reply of the agent."""
-
-    turn: int
-    interruptible: bool = True
-    pieces: list[Piece] = field(default_factory=list)
-    complete: bool = False
-    """No more audio will be pushed."""
-    settled: bool = False
-    interrupted: bool = False
-    first_pushed_ms: int | None = None
-    first_sent_ms: int | None = None
-    heard_ms: int = 0
-    heard: list[str] = field(default_factory=list)
-    """Per piece, the words that were heard; filled when settled."""
-    source: str = "estimate"
-
-    @property
-    def text(self) -> str:
-        """Everything that was to be said."""
-        return " ".join(piece.text for piece in self.pieces)
-
-    @property
-    def heard_text(self) -> str:
-        """What was heard; only of a settled reply."""
-        return " ".join(text for text in self.heard if text)
-
-    @property
-    def unheard_text(self) -> str:
-        """What was not heard; only of a settled reply."""
-        rest = (
-            piece.text[len(heard) :].strip()
-            for piece, heard in zip(self.pieces, self.heard, strict=False)
-        )
-        return " ".join(text for text in rest if text)
-
-
-@dataclass(slots=True)
-class _Span:
-    """Audio that was sent, and when it sounds at the far end."""
-
-    turn: int
-    piece: int
-    start_ms: int
-    ms: int
-
-    @property
-    def end_ms(self) -> int:
-        return self.start_ms + self.ms
 
 
 class Playout:
@@ -103,6 +34,7 @@ class Playout:
         delay_ms: int,
         marks: bool,
         tap: Callable[[int, bytes], None] | None = None,
+        on_clear: Callable[[int], None] | None = None,
     ) -> None:
         """Create an empty ledger.
 
@@ -111,36 +43,31 @@ class Playout:
             delay_ms: From handing a sample to the transport to the caller's ear.
             marks: The transport acknowledges what was played.
             tap: Given all audio that is sent, with the time at which it will sound.
+            on_clear: Given the time after which nothing sent so far will sound.
         """
         self.audio = audio
-        self.delay_ms = delay_ms
-        self.marks = marks
         self._tap = tap
-        self.replies: list[Reply] = []
+        self._on_clear = on_clear
+        self._timeline = Timeline(audio, delay_ms=delay_ms, marks=marks)
+        self._replies: dict[int, Reply] = {}
         self._open: dict[int, Reply] = {}
-        self._queue: deque[tuple[int, int, bytes]] = deque()
+        self._queue: deque[tuple[Reply, Piece, bytes]] = deque()
+        self._offset = 0
+        """Bytes of the first queue entry that have been sent."""
         self._queued = 0
-        self._spans: deque[_Span] = deque()
-        self._sent_end_ms = 0
         self._ms_per_char = float(MS_PER_CHAR)
-        self._mark_count = 0
-        self._marks: deque[tuple[str, int]] = deque()
-        """Marks under way: name and the predicted end of what came before them."""
-        self._unmarked = False
-        self._remainder = 0
 
     # --- the agent's side -------------------------------------------------------------------
 
     def begin(self, turn: int, *, interruptible: bool = True) -> Reply:
         """A reply is being made."""
         reply = Reply(turn, interruptible)
-        self.replies.append(reply)
-        self._open[turn] = reply
+        self._replies[turn] = self._open[turn] = reply
         return reply
 
     def reply(self, turn: int) -> Reply | None:
         """A reply by its number."""
-        return next((reply for reply in reversed(self.replies) if reply.turn == turn), None)
+        return self._replies.get(turn)
 
     def add_piece(self, turn: int, text: str) -> int | None:
         """A sentence of an open reply; returns its number, None if the reply is over."""
@@ -150,11 +77,16 @@ class Playout:
         reply.pieces.append(Piece(text))
         return len(reply.pieces) - 1
 
-    def extend_piece(self, turn: int, piece: int, text: str) -> None:
-        """More text of a piece whose audio arrives beside its text (speech to speech)."""
+    def extend_piece(self, turn: int, piece: int, text: str) -> bool:
+        """More text of a piece whose audio arrives beside its text (speech to speech).
+
+        False if the reply is over.
+        """
         reply = self._open.get(turn)
-        if reply is not None:
-            reply.pieces[piece].text += text
+        if reply is None:
+            return False
+        reply.pieces[piece].text += text
+        return True
 
     def heard_so_far_ms(self, turn: int, now_ms: int) -> int:
         """How much of an open reply has been heard."""
@@ -163,18 +95,23 @@ class Playout:
 
     def push(
         self, turn: int, piece: int, payload: bytes, now_ms: int, words: Sequence[Word] = ()
-    ) -> None:
-        """Audio of a piece. Dropped if the reply is over."""
+    ) -> bool:
+        """Audio of a piece. Dropped if the reply is over; says whether there is more to send."""
         reply = self._open.get(turn)
-        if reply is None or not payload:
-            return
+        if reply is None:
+            return False
         entry = reply.pieces[piece]
-        entry.audio_ms += self.audio.duration_ms(len(payload))
         entry.words.extend(words)
+        if not payload:
+            return False
         if reply.first_pushed_ms is None:
             reply.first_pushed_ms = now_ms
-        self._queue.append((turn, piece, payload))
-        self._queued += len(payload)
+        size = len(payload)
+        entry.audio_bytes += size
+        reply.queued_bytes += size
+        self._queue.append((reply, entry, payload))
+        self._queued += size
+        return True
 
     def piece_complete(self, turn: int, piece: int) -> None:
         """All audio of a piece was pushed."""
@@ -183,8 +120,8 @@ class Playout:
             return
         entry = reply.pieces[piece]
         entry.complete = True
-        if len(entry.text) >= 8 and entry.audio_ms:
-            rate = entry.audio_ms / len(entry.text)
+        if len(entry.text) >= 8 and entry.audio_bytes:
+            rate = self.audio.duration_ms(entry.audio_bytes) / len(entry.text)
             self._ms_per_char += CHAR_RATE_MEMORY * (rate - self._ms_per_char)
 
     def reply_complete(self, turn: int) -> None:
@@ -197,13 +134,17 @@ class Playout:
         """The newest reply that is being made or heard, or None."""
         return max(self._open, default=None)
 
+    def sounding(self) -> int | None:
+        """The oldest reply under way that has audio, or None."""
+        return next((turn for turn, r in self._open.items() if r.first_pushed_ms is not None), None)
+
     def interruptible(self) -> bool:
         """Whether every reply under way may be interrupted."""
         return all(reply.interruptible for reply in self._open.values())
 
     def buffered_ms(self, now_ms: int) -> int:
         """Audio that the caller has yet to hear."""
-        return self.audio.duration_ms(self._queued) + max(0, self._sent_end_ms - now_ms)
+        return self.audio.duration_ms(self._queued) + max(0, self._timeline.end_ms - now_ms)
 
     # --- the transport's side ---------------------------------------------------------------
 
@@ -213,64 +154,48 @@ class Playout:
 
     def pull(self, now_ms: int, size: int) -> bytes:
         """Up to `size` bytes to be sent now; they count as sent."""
-        if not self._queued:
+        if not self._queued or size <= 0:
             return b""
+        timeline = self._timeline
+        start_ms = timeline.start_ms(now_ms)
         chunks: list[bytes] = []
         wanted = size
         while wanted and self._queue:
-            turn, piece, payload = self._queue[0]
-            if len(payload) <= wanted:
+            reply, piece, payload = self._queue[0]
+            offset = self._offset
+            chunk = (
+                payload[offset : offset + wanted] if offset or len(payload) > wanted else payload
+            )
+            taken = len(chunk)
+            if offset + taken == len(payload):
                 self._queue.popleft()
-                chunk = payload
+                self._offset = 0
             else:
-                chunk = payload[:wanted]
-                self._queue[0] = (turn, piece, payload[wanted:])
-            wanted -= len(chunk)
-            self._queued -= len(chunk)
+                self._offset = offset + taken
+            wanted -= taken
             chunks.append(chunk)
-            start_ms = self._enter(turn, piece, len(chunk), now_ms)
-            if self._tap is not None:
-                self._tap(start_ms, chunk)
-        self._unmarked = True
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            timeline.enter(reply, piece, taken, now_ms)
+            reply.queued_bytes -= taken
+            self._queued -= taken
+            if reply.first_sent_ms is None:
+                reply.first_sent_ms = now_ms
+                reply.source = "estimate" if timeline.marks else "paced"
+        audio = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if self._tap is not None:
+            self._tap(start_ms, audio)
+        return audio
 
     def lead_ms(self, now_ms: int) -> int:
         """How far what was sent reaches beyond what has been played."""
-        return max(0, self._sent_end_ms - now_ms - self.delay_ms)
+        return max(0, self._timeline.end_ms - now_ms - self._timeline.delay_ms)
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just pulled, or None."""
-        if not self.marks or not self._unmarked:
-            return None
-        self._unmarked = False
-        self._mark_count += 1
-        name = f"p{self._mark_count}"
-        self._marks.append((name, self._sent_end_ms))
-        return name
+        return self._timeline.take_mark()
 
     def acknowledge(self, name: str, now_ms: int) -> None:
         """The far end has played everything before mark `name`. Unknown marks are ignored."""
-        if not any(name == known for known, _ in self._marks):
-            return
-        predicted = 0
-        while self._marks:
-            known, predicted = self._marks.popleft()
-            if known == name:
-                break
-        late = now_ms - predicted
-        if late:
-            # Everything before the mark has ended by now; what follows it moves along.
-            for span in self._spans:
-                if span.end_ms <= predicted:
-                    span.start_ms = min(span.start_ms, now_ms - span.ms)
-                else:
-                    span.start_ms += late
-            if self._sent_end_ms >= predicted:
-                self._sent_end_ms += late
-            self._marks = deque((other, end + late) for other, end in self._marks)
-        for reply in self._open.values():
-            if reply.first_sent_ms is not None:
-                reply.source = "mark"
+        self._timeline.acknowledge(name, now_ms)
 
     # --- what was heard ---------------------------------------------------------------------
 
@@ -279,11 +204,15 @@ class Playout:
         done = [
             reply
             for reply in self._open.values()
-            if reply.complete and not self._pending(reply.turn, now_ms)
+            if reply.complete
+            and not reply.queued_bytes
+            and not self._timeline.pending(reply, now_ms)
         ]
         for reply in done:
-            reply.heard_ms = sum(piece.audio_ms for piece in reply.pieces)
-            reply.heard = [piece.text if piece.audio_ms else "" for piece in reply.pieces]
+            size = sum(piece.audio_bytes for piece in reply.pieces)
+            reply.heard_ms = self.audio.duration_ms(size)
+            reply.heard = [piece.text if piece.audio_bytes else "" for piece in reply.pieces]
+            self._timeline.remove(reply)
             self._settle(reply)
         return done
 
@@ -291,102 +220,42 @@ class Playout:
         """When `settle` is wanted next, as far as is known; None while nothing is complete."""
         if not any(reply.complete for reply in self._open.values()):
             return None
-        if self._marks and not self._queued and self._sent_end_ms <= now_ms:
-            return self._marks[-1][1] + MARK_WAIT_MS
-        return max(self._sent_end_ms, now_ms) + self.audio.duration_ms(self._queued)
+        if not self._queued:
+            return self._timeline.played_at_ms(now_ms)
+        return max(self._timeline.end_ms, now_ms) + self.audio.duration_ms(self._queued)
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""
+        # A far end that buffers forgets at once; what was sent to any other is on its way.
+        timeline = self._timeline
+        last_ms = now_ms if timeline.marks else now_ms + timeline.delay_ms
         cut = list(self._open.values())
         for reply in cut:
-            reply.interrupted = True
-            reply.heard_ms, reply.heard = self._heard(reply, now_ms)
+            reply.heard_ms, reply.heard = self._heard(reply, last_ms)
+            pieces = zip(reply.pieces, reply.heard, strict=True)
+            reply.interrupted = not reply.complete or any(
+                piece.audio_bytes and piece.text != heard for piece, heard in pieces
+            )
             self._settle(reply)
         self._queue.clear()
-        self._queued = 0
-        self._spans.clear()
-        self._marks.clear()
-        self._unmarked = False
-        self._sent_end_ms = min(self._sent_end_ms, now_ms)
+        self._queued = self._offset = 0
+        timeline.cut(last_ms)
+        if self._on_clear is not None:
+            self._on_clear(last_ms)
         return cut
 
     def _settle(self, reply: Reply) -> None:
         reply.settled = True
         del self._open[reply.turn]
-        while self._spans and self._spans[0].turn == reply.turn:
-            self._spans.popleft()
+        for piece in reply.pieces:
+            piece.words.clear()  # they are many, and no longer needed
 
-    def _pending(self, turn: int, now_ms: int) -> bool:
-        if any(queued_turn == turn for queued_turn, _, _ in self._queue):
-            return True
-        last = next((span for span in reversed(self._spans) if span.turn == turn), None)
-        if last is None:
-            return False
-        return last.end_ms > now_ms or any(
-            end >= last.end_ms and now_ms < end + MARK_WAIT_MS for _, end in self._marks
-        )
-
-    def _enter(self, turn: int, piece: int, size: int, now_ms: int) -> int:
-        reply = self._open.get(turn)
-        if reply is not None and reply.first_sent_ms is None:
-            reply.first_sent_ms = now_ms
-            reply.source = "estimate" if self.marks else "paced"
-        # Sizes that are no whole milliseconds are carried over, so that nothing is lost.
-        rate = self.audio.sample_rate * self.audio.sample_bytes
-        total = size * 1000 + self._remainder
-        ms, self._remainder = divmod(total, rate)
-        start = max(now_ms + self.delay_ms, self._sent_end_ms)
-        self._sent_end_ms = start + ms
-        last = self._spans[-1] if self._spans else None
-        if last and last.turn == turn and last.piece == piece and last.end_ms == start:
-            last.ms += ms
-        else:
-            self._spans.append(_Span(turn, piece, start, ms))
-        return start
-
-    def _heard(self, reply: Reply, now_ms: int) -> tuple[int, list[str]]:
-        per_piece = [0] * len(reply.pieces)
-        for span in self._spans:
-            if span.turn == reply.turn:
-                per_piece[span.piece] += max(0, min(span.ms, now_ms - span.start_ms))
+    def _heard(self, reply: Reply, last_ms: int) -> tuple[int, list[str]]:
+        """What of a reply has been heard by `last_ms`."""
+        duration_ms = self.audio.duration_ms
+        sizes = self._timeline.heard_bytes(reply, last_ms)
         texts = [
-            self._heard_words(piece, ms) for piece, ms in zip(reply.pieces, per_piece, strict=True)
+            piece.heard(duration_ms(size), duration_ms(piece.audio_bytes), self._ms_per_char)
+            for piece, size in zip(reply.pieces, sizes, strict=True)
         ]
-        return sum(per_piece), texts
-
-    def _heard_words(self, piece: Piece, heard_ms: int) -> str:
-        if not heard_ms:
-            return ""
-        if piece.complete and heard_ms >= piece.audio_ms - FULLY_HEARD_MS:
-            return piece.text
-        if piece.words:
-            return _through_word(piece, heard_ms)
-        total = piece.audio_ms
-        if not piece.complete:
-            total = max(total, int(len(piece.text) * self._ms_per_char))
-        reached = len(piece.text) * heard_ms / total
-        end = 0
-        for start, stop in _words(piece.text):
-            if (start + stop) / 2 > reached:
-                break
-            end = stop
-        return piece.text[:end]
-
-
-def _words(text: str) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    position = 0
-    for word in text.split():
-        start = text.index(word, position)
-        position = start + len(word)
-        spans.append((start, position))
-    return spans
-
-
-def _through_word(piece: Piece, heard_ms: int) -> str:
-    """The text up to the last word whose middle was heard, by the voice's own word times."""
-    count = sum(1 for word in piece.words if (word.start_ms + word.end_ms) // 2 <= heard_ms)
-    spans = _words(piece.text)
-    if not count or not spans:
-        return ""
-    return piece.text[: spans[min(count, len(spans)) - 1][1]]
+        return duration_ms(sum(sizes)), texts

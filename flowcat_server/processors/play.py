@@ -19,8 +19,9 @@ from flowcat_server.core.frames import (
     TurnEnded,
 )
 from flowcat_server.core.interfaces import Transport
-from flowcat_server.core.playout import Playout, Reply
+from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
+from flowcat_server.core.speech import Reply
 from flowcat_server.processors.call import Call
 
 

@@ -98,6 +98,9 @@ class CallLine:
             tap=(lambda at_ms, audio: recorder.agent(int(at_ms * per_ms), audio))
             if recorder
             else None,
+            on_clear=(lambda at_ms: recorder.agent_cleared(int(at_ms * per_ms)))
+            if recorder
+            else None,
         )
         mode = parts.config.topology.mode
         self.agent: Agent | None = None
@@ -112,7 +115,7 @@ class CallLine:
         middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
             mode
         ]()
-        record = [RecordProcessor(call, recorder, transport.input_format)] if recorder else []
+        record = [RecordProcessor(recorder, transport.input_format)] if recorder else []
         self.processors: list[Processor] = [*record, *middle, self._play]
         self._process = link(self.processors)
 

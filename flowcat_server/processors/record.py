@@ -1,13 +1,12 @@
-"""The caller's side of the recording; the agent's side is tapped where it is sent."""
+"""The caller's side of the recording; the agent's side is a view of the playout."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from flowcat_server.core.audio import AudioFormat
-from flowcat_server.core.frames import AudioIn, Frame, Interrupted
+from flowcat_server.core.frames import AudioIn, Frame
 from flowcat_server.core.processor import Processor
-from flowcat_server.processors.call import Call
 
 
 class Recorder(Protocol):
@@ -28,8 +27,7 @@ class Recorder(Protocol):
 class RecordProcessor(Processor):
     """Writes what the caller said; audio is passed on untouched."""
 
-    def __init__(self, call: Call, recorder: Recorder, audio: AudioFormat) -> None:
-        self._call = call
+    def __init__(self, recorder: Recorder, audio: AudioFormat) -> None:
         self._recorder = recorder
         self._per_ms = recorder.sample_rate / 1000
         self._audio = audio
@@ -38,6 +36,4 @@ class RecordProcessor(Processor):
         if type(frame) is AudioIn:
             start_ms = frame.at_ms - self._audio.duration_ms(len(frame.payload))
             self._recorder.caller(int(max(0, start_ms) * self._per_ms), frame.payload)
-        elif type(frame) is Interrupted:
-            self._recorder.agent_cleared(int(self._call.now_ms() * self._per_ms))
         self.emit(frame)

@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+from difflib import SequenceMatcher
 
 import aiohttp
 import pytest
@@ -15,6 +16,11 @@ from tests.e2e.conftest import Server, Speech
 from tests.phone.line import Phone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.models, pytest.mark.timeout(180)]
+
+
+def alike(heard: str, expected: str) -> bool:
+    """Whether an ear that errs in a word or writes numbers its own way heard this."""
+    return expected in heard or SequenceMatcher(None, heard, expected).ratio() > 0.6
 
 
 async def heard(phone: Phone, speech: Speech, *, quiet_ms: int = 900) -> tuple[int, str]:
@@ -27,9 +33,10 @@ async def test_three_questions_an_interruption_a_key_and_a_goodbye(
     receptionist: Server, speech: Speech
 ):
     questions = {
-        "What are your opening hours?": ("monday", "friday", "saturday"),
-        "Where are you located?": ("milbrook", "millbrook", "library", "lane"),
-        "How much is a check-up?": ("140", "one hundred"),
+        "What are your opening hours?": "sure we're open monday to friday from 8 to 6",
+        "Where are you located?": "we're at 12 willow lane in millbrook it's the brick house "
+        "across from the library",
+        "How much is a check-up?": "a standard visit is 80 dollars a full checkup is 140 dollars",
     }
     lines = {line: await speech.say(line) for line in questions}
     interruption = await speech.say("Sorry, do you have parking?")
@@ -46,7 +53,7 @@ async def test_three_questions_an_interruption_a_key_and_a_goodbye(
             spoken_until = phone.said_until
             start, answer = await heard(phone, speech)
             latencies.append((start - spoken_until) * 20)
-            assert any(word in answer for word in expected), (line, answer)
+            assert alike(answer, expected), (line, answer)
 
         # A question whose answer is cut off after a second by another one.
         phone.skip()

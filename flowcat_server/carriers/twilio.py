@@ -134,7 +134,8 @@ class Stream:
             audio = b64decode(payload, validate=True) if isinstance(payload, str) else b""
         except ValueError:
             return Ignored("payload is not base64", fault=True)
-        return self._audio(audio, _text(media.get("track")) or "inbound")
+        track = media.get("track")
+        return self._audio(audio, track if track and isinstance(track, str) else "inbound")
 
     def _start(self, start: Mapping[str, Any], stream_id: object) -> Fed:
         if self._started:

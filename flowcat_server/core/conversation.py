@@ -3,58 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from flowcat_server.core.interfaces import Message, ToolCall
 from flowcat_server.core.playout import Playout
+from flowcat_server.core.speech import Reply
 
 
-@dataclass(slots=True)
 class _Said:
-    """A stretch of one reply: pieces `first` to `last`, then perhaps tool calls."""
+    """A stretch of one reply: its pieces from `first` to `last`, then perhaps tool calls."""
 
-    turn: int
-    first: int
-    last: int | None = None
-    """Exclusive; None while the reply goes on."""
-    tool_calls: tuple[ToolCall, ...] = ()
+    __slots__ = ("first", "last", "reply", "results", "tool_calls")
+
+    def __init__(self, reply: Reply, first: int) -> None:
+        self.reply, self.first = reply, first
+        self.last: int | None = None
+        """Exclusive; None while the reply goes on."""
+        self.tool_calls: tuple[ToolCall, ...] = ()
+        self.results: tuple[Message, ...] = ()
+
+    def messages(self) -> list[Message]:
+        """What was heard of it, and the tool calls with their results right behind."""
+        reply = self.reply
+        said = " ".join(piece.text for piece in reply.pieces[self.first : self.last])
+        text = said
+        if reply.settled:
+            text = " ".join(text for text in reply.heard[self.first : self.last] if text)
+        if not text and not self.tool_calls:
+            return []
+        cut = reply.interrupted and text != said
+        spoken = Message("assistant", text, tool_calls=self.tool_calls, interrupted=cut)
+        return [spoken, *self.results]
 
 
-@dataclass(slots=True)
-class _Line:
-    message: Message
-
-
-@dataclass(slots=True)
 class Conversation:
     """Messages in order. The agent's words come from the playout ledger, nowhere else."""
 
-    playout: Playout
-    max_messages: int = 200
-    """Older messages are left out of what the model sees."""
-    _entries: list[_Said | _Line] = field(default_factory=list)
+    def __init__(self, playout: Playout, max_messages: int = 200) -> None:
+        """Begin a conversation.
+
+        Args:
+            playout: The ledger.
+            max_messages: Older messages are left out of what the model sees.
+        """
+        self._playout = playout
+        self._max_messages = max_messages
+        self._entries: list[_Said | Message] = []
 
     def caller(self, text: str) -> None:
         """The caller finished a turn."""
-        self._entries.append(_Line(Message("user", text)))
+        self._entries.append(Message("user", text))
 
     def reply_begins(self, turn: int) -> None:
-        """A reply starts; its pieces are taken from the playout."""
-        self._entries.append(_Said(turn, 0))
+        """A reply starts; its pieces are taken from the playout, where it has begun."""
+        reply = self._playout.reply(turn)
+        if reply is None:
+            raise ValueError(f"reply {turn} has not begun")
+        self._entries.append(_Said(reply, 0))
 
     def tool_round(self, turn: int, calls: Sequence[ToolCall], results: Sequence[str]) -> None:
-        """The model called tools and got their results; the reply goes on after them."""
-        said = next(
-            entry
-            for entry in reversed(self._entries)
-            if isinstance(entry, _Said) and entry.turn == turn and entry.last is None
+        """The model called tools and got their results; the reply goes on after them.
+
+        Whatever the caller has said meanwhile comes after the reply, as it did.
+        """
+        index, said = next(
+            (index, entry)
+            for index, entry in reversed(list(enumerate(self._entries)))
+            if isinstance(entry, _Said) and entry.reply.turn == turn
         )
-        reply = self.playout.reply(turn)
-        said.last = len(reply.pieces) if reply else said.first
+        said.last = len(said.reply.pieces)
         said.tool_calls = tuple(calls)
-        for call, result in zip(calls, results, strict=True):
-            self._entries.append(_Line(Message("tool", result, tool_call_id=call.id)))
-        self._entries.append(_Said(turn, said.last))
+        said.results = tuple(
+            Message("tool", result, tool_call_id=call.id)
+            for call, result in zip(calls, results, strict=True)
+        )
+        self._entries.insert(index + 1, _Said(said.reply, said.last))
 
     def messages(self) -> list[Message]:
         """What the model may know: heard words, marked where they were cut off.
@@ -62,29 +84,12 @@ class Conversation:
         A reply that is still under way counts as said; one of which nothing was heard is absent.
         """
         messages: list[Message] = []
-        for entry in self._entries:
-            if isinstance(entry, _Line):
-                messages.append(entry.message)
-                continue
-            text, interrupted = self._text(entry)
-            if text or entry.tool_calls:
-                messages.append(
-                    Message("assistant", text, tool_calls=entry.tool_calls, interrupted=interrupted)
-                )
-        return _tail(messages, self.max_messages)
-
-    def _text(self, said: _Said) -> tuple[str, bool]:
-        reply = self.playout.reply(said.turn)
-        if reply is None:
-            return "", False
-        end = len(reply.pieces) if said.last is None else said.last
-        pieces = [piece.text for piece in reply.pieces[said.first : end]]
-        if not reply.settled:
-            return " ".join(pieces), False
-        heard = [text for text in reply.heard[said.first : end] if text]
-        full = " ".join(pieces)
-        text = " ".join(heard)
-        return text, reply.interrupted and text != full
+        for entry in self._entries[-self._max_messages :]:
+            if isinstance(entry, Message):
+                messages.append(entry)
+            else:
+                messages += entry.messages()
+        return _tail(messages, self._max_messages)
 
 
 def _tail(messages: list[Message], most: int) -> list[Message]:

@@ -186,14 +186,15 @@ class TurnDetector:
         return self._endpoint(now_ms)
 
     def deadline_ms(self) -> int | None:
-        """When `tick` is wanted next, or None."""
+        """When `tick` is wanted next, or None. A `tick` at that time changes something."""
         deadlines = []
         if self._digits:
             deadlines.append(self._digit_ms + self.rules.digit_wait_ms)
         if self._open and self._paused:
-            deadlines.append(self._heard_until + AUDIO_STALL_MS)
+            due = self._last_voice + self._delay_ms() + AUDIO_STALL_MS
             if self._answered < self._pause:
-                deadlines.append(self._last_voice + self.rules.transcript_wait_ms)
+                due = max(due, self._last_voice + self.rules.transcript_wait_ms)
+            deadlines.append(due)
         elif self._speaking:
             deadlines.append(self._heard_until + AUDIO_STALL_MS + self.rules.pause_ms)
         return min(deadlines, default=None)
@@ -237,16 +238,21 @@ class TurnDetector:
         answered = self._answered == self._pause
         if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
             return []
-        text = self.text
-        if not text:
-            if silence >= self.rules.min_delay_ms:
-                self._close_turn()  # a noise that no transcriber could read
-                return [TurnDropped(now_ms)]
-            return []
-        delay = self.rules.max_delay_ms if self._unfinished(text) else self.rules.min_delay_ms
+        delay = self._delay_ms()
         if silence < delay:
             return []
+        text = self.text
+        if not text:
+            self._close_turn()  # a noise that no transcriber could read
+            return [TurnDropped(now_ms)]
         return self._end_turn(text, delay, now_ms)
+
+    def _delay_ms(self) -> int:
+        """Silence that ends the open turn."""
+        text = self.text
+        if text and self._unfinished(text):
+            return self.rules.max_delay_ms
+        return self.rules.min_delay_ms
 
     def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
         self._turn += 1

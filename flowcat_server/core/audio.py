@@ -99,30 +99,31 @@ class Transcoder:
     `flush` returns.
     """
 
-    __slots__ = ("_odd", "_resampler", "source", "target")
+    __slots__ = ("_odd", "_pcm", "_resampler", "_same", "source", "target")
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
         self.source, self.target = source, target
         self._resampler = _resampler(source.sample_rate, target.sample_rate)
+        self._same = source == target
+        self._pcm = source.encoding == "pcm16"
         self._odd = b""
 
     def feed(self, payload: bytes) -> bytes:
-        if self.source == self.target:
-            return payload
-        if self.source.encoding == "pcm16":
+        """The next piece of the stream, converted."""
+        if self._pcm and (self._odd or len(payload) & 1):
             # Vendors may cut a PCM stream in the middle of a sample.
-            if self._odd:
-                payload = self._odd + payload
-            cut = len(payload) & 1
-            self._odd = payload[-1:] if cut else b""
-            if cut:
-                payload = payload[:-1]
+            payload = self._odd + payload
+            whole = len(payload) & ~1
+            payload, self._odd = payload[:whole], payload[whole:]
+        if self._same:
+            return payload
         pcm = decode(payload, self.source.encoding)
         if self._resampler is not None and pcm:
             pcm = self._resampler.feed(pcm)
         return encode(pcm, self.target.encoding)
 
     def flush(self) -> bytes:
+        """What was held back; the object is then ready for a new stream."""
         self._odd = b""
         if self._resampler is None:
             return b""

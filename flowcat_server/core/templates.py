@@ -57,7 +57,7 @@ def time_variables(wanted: set[str], now: datetime) -> dict[str, str]:
                 if zone:
                     try:
                         moment = now.astimezone(ZoneInfo(zone))
-                    except (ZoneInfoNotFoundError, ValueError):
+                    except (ZoneInfoNotFoundError, ValueError, OSError):  # "Europe" is a directory
                         moment = now
                 found[name] = moment.strftime(pattern)
     return found

@@ -51,6 +51,7 @@ class Agent:
         self.graph = profile.graph
         self.variables: dict[str, Any] = {**profile.seed_variables, **(variables or {})}
         self.node: Node = self.graph.nodes[self.graph.start]
+        self._before_end: Node | None = None
 
     @property
     def finished(self) -> bool:
@@ -63,8 +64,17 @@ class Agent:
 
     def enter(self, edge: Edge) -> Node:
         """Walk along an edge."""
+        if not self.finished:
+            self._before_end = self.node
         self.node = self.graph.nodes[edge.target]
         return self.node
+
+    def go_back(self) -> bool:
+        """Leave an end node for the node before it: the caller was not done. False elsewhere."""
+        if not self.finished or self._before_end is None:
+            return False
+        self.node = self._before_end
+        return True
 
     def edge(self, tool_name: str) -> Edge | None:
         """The current node's edge that the model sees under this name."""

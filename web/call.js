@@ -4,6 +4,8 @@ import { CallFailure } from "./errors.js";
 
 /** Longest wait for ICE candidates before the offer is sent with those at hand. */
 const GATHER_MS = 1000;
+/** A machine knows its own addresses at once; TCP candidates, which no server here wants, would come 100 ms later. */
+const OWN_MS = 20;
 /** From the answer to the first packet; the server gives up after 15 s as well. */
 const CONNECT_MS = 15000;
 /** The last events of a call (what was heard of the last answer) arrive within this time after the hang-up. */
@@ -48,6 +50,10 @@ export class Call extends EventTarget {
   #heardAt = 0;
   #openedAt = 0;
   #retries = 0;
+  /** Number of the last event that came. */
+  #seen = 0;
+  /** The server has said that the call is over. */
+  #told = false;
   /** @type {{lost: number, received: number}} */
   #before = { lost: 0, received: 0 };
 
@@ -70,7 +76,7 @@ export class Call extends EventTarget {
     try {
       const offer = await peer.createOffer();
       await peer.setLocalDescription({ type: "offer", sdp: withFec(offer.sdp ?? "") });
-      await this.#gathered();
+      await this.#gathered(iceServers.length > 0);
       await this.#answer(await this.#post(peer.localDescription?.sdp ?? ""));
     } catch (error) {
       if (this.#over) return;
@@ -116,11 +122,13 @@ export class Call extends EventTarget {
 
   get #over() { return this.state === "ended"; }
 
-  async #gathered() {
+  /** @param {boolean} reflexive a server is asked how the outside sees this machine: that takes a while */
+  async #gathered(reflexive) {
     const peer = this.#peer;
     if (peer.iceGatheringState === "complete") return;
     await new Promise((done) => {
       this.#later(() => done(undefined), GATHER_MS);
+      if (!reflexive) peer.addEventListener("icecandidate", () => this.#later(() => done(undefined), OWN_MS), { once: true });
       peer.addEventListener("icegatheringstatechange", () => peer.iceGatheringState === "complete" && done(undefined));
     });
   }
@@ -157,8 +165,9 @@ export class Call extends EventTarget {
     this.#every(() => this.#ping(), PING_MS);
   }
 
-  #listen() {
-    const url = address(`webrtc/events/${encodeURIComponent(this.#peerId)}?format=native`);
+  /** @param {string} [after] where to go on after the socket was lost */
+  #listen(after = "") {
+    const url = address(`webrtc/events/${encodeURIComponent(this.#peerId)}?format=native${after}`);
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
     this.#socket = socket;
@@ -171,21 +180,24 @@ export class Call extends EventTarget {
       const event = JSON.parse(data);
       if (event.type === "pong") return;
       if (event.type === "hello") this.#emit("captions", true);
+      this.#seen = event.seq ?? this.#seen;
       this.#emit("event", event);
+      if (event.type !== "call_ended") return;
+      this.#told = true;
       // The last word may still be in the jitter buffer.
-      if (event.type === "call_ended") this.#later(() => this.#end(), this.state === "ending" ? 0 : 400);
+      this.#later(() => this.#end(), this.state === "ending" ? 0 : 400);
     });
     socket.addEventListener("close", () => socket === this.#socket && this.#onSocketClosed());
   }
 
   async #onSocketClosed() {
-    if (this.#over) return;
+    if (this.#over || this.#told) return;
     if (this.state === "ending") return this.#end();
     this.#emit("captions", false);
     if (performance.now() - this.#openedAt > GOOD_MS) this.#retries = 0;
     if (this.#retries < RETRY_MS.length) {
       const wait = RETRY_MS[this.#retries++];
-      if (await this.#serverAnswers()) return this.#later(() => !this.#over && this.#listen(), wait);
+      if (await this.#serverAnswers()) return this.#later(() => !this.#over && this.#listen(`&after=${this.#seen}`), wait);
     } else if (this.#peer.connectionState === "connected" && (await this.#serverAnswers())) {
       return; // sound goes on without captions
     }
@@ -214,10 +226,11 @@ export class Call extends EventTarget {
     const state = this.#peer.connectionState;
     if (state === "connected" && this.state === "connecting") this.#to("live");
     this.#emit("shaky", state === "disconnected");
-    if ((state === "failed" || state === "closed") && !this.#over) {
-      if (this.state === "ending") this.#end();
-      else this.#fail(new CallFailure(this.state === "live" ? "lost" : "ice"));
-    }
+    if ((state !== "failed" && state !== "closed") || this.#over || this.#told) return;
+    if (this.state === "ending") this.#end();
+    else if (this.state !== "live") this.#fail(new CallFailure("ice"));
+    // The server closes the line and then says why: its last event may still be on the way.
+    else this.#later(() => this.#told || this.#fail(new CallFailure("lost")), FAREWELL_MS);
   }
 
   async #measure() {

@@ -25,41 +25,59 @@ Dialect = Callable[[CallEvent], list[dict[str, Any]]]
 
 
 class EventFeed:
-    """The events of one call, for one reader."""
+    """The events of one call, for one reader at a time.
+
+    Events are numbered from 1 and kept after they were read, so that a reader whose connection
+    broke can go on behind the last one that it really got.
+    """
 
     def __init__(self) -> None:
         self._events: deque[CallEvent] = deque(maxlen=MAX_BUFFERED)
+        self._published = 0
         self._news: asyncio.Future[None] | None = None
         self._closed = False
-        self.taken = False
-        """A reader has connected; a second one is refused."""
+        self.number = 0
+        """Of the event that was read last."""
+
+    @property
+    def finished(self) -> bool:
+        """The call is over and everything has been read."""
+        return self._closed and self.number >= self._published
 
     def publish(self, event: CallEvent) -> None:
         """Take an event; a subscriber of the session."""
         self._events.append(event)
+        self._published += 1
         self._closed = self._closed or isinstance(event, events.CallEnded)
         self._wake()
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Nothing more will be published, for instance because the call never began."""
         self._closed = True
         self._wake()
+
+    def resume(self, after: int) -> None:
+        """Go on behind event number `after`, or with the oldest that is kept."""
+        self.number = max(0, min(after, self._published))
+
+    async def next(self) -> CallEvent | None:
+        """The next event; None after the last one of the call."""
+        while self.number >= self._published:
+            if self._closed:
+                return None
+            news = self._news = asyncio.get_running_loop().create_future()
+            try:
+                await news
+            finally:
+                if self._news is news:
+                    self._news = None
+        oldest = self._published - len(self._events)
+        self.number = max(self.number, oldest) + 1
+        return self._events[self.number - oldest - 1]
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
-
-    async def next(self) -> CallEvent | None:
-        """The next event; None after the last one of the call."""
-        while not self._events:
-            if self._closed:
-                return None
-            self._news = asyncio.get_running_loop().create_future()
-            try:
-                await self._news
-            finally:
-                self._news = None
-        return self._events.popleft()
 
 
 def native(event: CallEvent) -> list[dict[str, Any]]:

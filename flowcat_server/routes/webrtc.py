@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -14,9 +14,11 @@ from aiohttp import WSMsgType, web
 
 from flowcat_server.calls import Calls, Incoming, Reservation
 from flowcat_server.core import ended
+from flowcat_server.core.events import CallEvent, CallStarted
 from flowcat_server.errors import CallRefused, TransportError
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.routes.events import DIALECTS, EventFeed, encode
+from flowcat_server.session import Subscriber
 from flowcat_server.transports.webrtc import Answer, BadOffer, Offers
 
 log = structlog.get_logger()
@@ -26,11 +28,30 @@ MAX_TEXT_CHARS = 2_000
 MAX_COMMAND_BYTES = 16 * 1024
 HEARTBEAT_S = 5.0
 """A reader that is gone must be noticed before its page comes back, which is after 12 s."""
+MAX_EARLY = 16
+"""What a page says before its call has connected; more is dropped."""
+LINGER_S = 10.0
+"""How long the events of an ended call wait for a page that has lost its socket."""
 KEYS = frozenset("0123456789*#ABCD")
 REFUSALS = {
     "full": "All lines are busy. Please try again in a moment.",
     "draining": "The server is being restarted. Please try again in a moment.",
 }
+
+
+@dataclass(slots=True, eq=False)
+class _Reader:
+    """A socket that is given a call's events."""
+
+    transport: asyncio.BaseTransport | None
+    sender: asyncio.Task[None] | None = None
+
+    def drop(self) -> None:
+        """Another one takes its place."""
+        if self.sender is not None:
+            self.sender.cancel()
+        if isinstance(self.transport, asyncio.WriteTransport):
+            self.transport.abort()
 
 
 @dataclass(slots=True)
@@ -39,6 +60,9 @@ class _Peer:
 
     call_id: str
     feed: EventFeed
+    reader: _Reader | None = None
+    early: list[dict[str, Any]] = field(default_factory=list)
+    """Text and keys from before the call."""
 
 
 class WebRtcDoor:
@@ -64,7 +88,9 @@ class WebRtcDoor:
         if not isinstance(sdp, str) or not sdp:
             raise web.HTTPUnprocessableEntity(text='the body must be {"sdp": "..."}')
         pc_id = body.get("pc_id")
-        known = self._peers.get(pc_id) if isinstance(pc_id, str) else None
+        known = None
+        if isinstance(pc_id, str) and self._offers.get(pc_id) is not None:
+            known = self._peers.get(pc_id)
         restart = known is not None and body.get("restart_pc") is True
         try:
             reservation = None if known is not None else self._calls.reserve()
@@ -104,22 +130,38 @@ class WebRtcDoor:
             reservation,
             answer.transport,
             Incoming(channel="webrtc", variables={"run_id": answer.pc_id}),
-            subscribers=[feed.publish],
+            subscribers=[feed.publish, self._begun(answer.pc_id)],
         )
         self._peers[answer.pc_id] = peer = _Peer(call_id, feed)
         task.add_done_callback(self._forget(answer.pc_id))
         return peer
 
     def _forget(self, pc_id: str) -> Callable[[asyncio.Task[None]], None]:
-        """Drop the peer when its call is over; a reader that is connected keeps its feed."""
+        """Drop the peer when its call is over and the page knows."""
 
         def forget(task: asyncio.Task[None]) -> None:
             del task
-            peer = self._peers.pop(pc_id, None)
-            if peer is not None:
-                peer.feed.close()  # a call that never connected has published no end
+            feed = self._peers[pc_id].feed
+            feed.close()  # a call that never connected has published no end
+            delay = 0.0 if feed.finished else LINGER_S
+            asyncio.get_running_loop().call_later(delay, self._peers.pop, pc_id, None)
 
         return forget
+
+    def _begun(self, pc_id: str) -> Subscriber:
+        """Hand over what was typed before the call, as soon as somebody listens."""
+
+        def hand_over() -> None:
+            if (peer := self._peers.get(pc_id)) is not None:
+                early, peer.early = peer.early, []
+                for command in early:
+                    self._obey(peer, command)
+
+        def on_event(event: CallEvent) -> None:
+            if isinstance(event, CallStarted):
+                asyncio.get_running_loop().call_soon(hand_over)
+
+        return on_event
 
     async def hang_up(self, request: web.Request) -> web.Response:
         """The page is being closed or its user hung up."""
@@ -129,39 +171,54 @@ class WebRtcDoor:
         return web.Response(status=204)
 
     async def events(self, request: web.Request) -> web.WebSocketResponse:
-        """Stream the call's events and take the page's commands. One reader per call."""
+        """Stream the call's events and take the page's commands. One reader per call.
+
+        ``after=N`` goes on behind the event with that ``seq``: the page has lost its socket, and
+        should the server not have noticed yet, the old one makes way.
+        """
         peer = self._peers.get(request.match_info["pc_id"])
         dialect = request.query.get("format", "flowcat")
-        if peer is None or peer.feed.taken or dialect not in DIALECTS:
+        after = request.query.get("after", "")
+        if peer is None or dialect not in DIALECTS:
             raise web.HTTPNotFound
-        peer.feed.taken = True
+        if peer.reader is not None:
+            if not after.isdecimal():
+                raise web.HTTPNotFound
+            peer.reader.drop()
+        reader = peer.reader = _Reader(request.transport)
+        if after.isdecimal():
+            peer.feed.resume(int(after[:9]))
         try:
             socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_COMMAND_BYTES)
             await socket.prepare(request)
             async with asyncio.TaskGroup() as tasks:
-                sender = tasks.create_task(self._send(socket, peer, dialect))
+                reader.sender = tasks.create_task(self._send(socket, peer, reader, dialect))
                 async for message in socket:
                     if message.type is WSMsgType.TEXT:
                         await self._command(socket, peer, message.data)
-                sender.cancel()
+                reader.sender.cancel()
         finally:
-            peer.feed.taken = False
+            if peer.reader is reader:
+                peer.reader = None
         return socket
 
-    async def _send(self, socket: web.WebSocketResponse, peer: _Peer, dialect: str) -> None:
+    async def _send(
+        self, socket: web.WebSocketResponse, peer: _Peer, reader: _Reader, dialect: str
+    ) -> None:
         translate = DIALECTS[dialect]
         with suppress(ConnectionError):
             if dialect == "native":
                 agent = self._calls.parts.profile.name
                 hello = {"type": "hello", "call_id": peer.call_id, "agent": agent}
                 await socket.send_str(encode(hello))
-            while (event := await peer.feed.next()) is not None:
+            while peer.reader is reader and (event := await peer.feed.next()) is not None:
                 for message in translate(event):
+                    if dialect == "native":
+                        message["seq"] = peer.feed.number
                     await socket.send_str(encode(message))
             await socket.close()
 
     async def _command(self, socket: web.WebSocketResponse, peer: _Peer, data: str) -> None:
-        session = self._calls.live.get(peer.call_id)
         try:
             command = msgspec.json.decode(data, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError):
@@ -170,12 +227,21 @@ class WebRtcDoor:
             case {"type": "ping"}:
                 with suppress(ConnectionError):
                     await socket.send_str('{"type":"pong"}')
+            case {"type": "hangup"}:
+                await self._calls.hang_up(peer.call_id, ended.CALLER_HUNG_UP)
+            case _:
+                self._obey(peer, command)
+
+    def _obey(self, peer: _Peer, command: dict[str, Any]) -> None:
+        session = self._calls.live.get(peer.call_id)
+        match command:
+            case {"type": "text" | "digit"} if session is None:
+                if len(peer.early) < MAX_EARLY:
+                    peer.early.append(command)
             case {"type": "text", "text": str(text)} if session is not None:
                 session.protect(session.receive_text, text[:MAX_TEXT_CHARS])
             case {"type": "digit", "digit": str(digit)} if session is not None and digit in KEYS:
                 session.protect(session.receive_digit, digit)
-            case {"type": "hangup"} if session is not None:
-                session.end(ended.CALLER_HUNG_UP)
             case _:
                 pass
 

@@ -115,8 +115,7 @@ def test_no_single_odd_field_of_the_start_message_loses_the_call(field: str, val
 def test_no_odd_field_beside_the_payload_loses_the_audio(field: str, value: object):
     media = {"payload": base64.b64encode(b"abc").decode(), field: value}
     fed = started().feed(message(event="media", sequenceNumber=value, media=media))
-    lost = field == "track" and value not in (None, [], {}, {"a": [1]}, 10**30)
-    assert fed == (Ignored("not the caller's track") if lost else b"abc")
+    assert fed == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -178,20 +177,24 @@ def test_bytes_that_are_no_text_are_one_ignored_message():
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner)
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=5,
 )
 names = st.sampled_from(["event", "streamSid", "start", "media", "dtmf", "mark", "stop"])
 inner_names = st.sampled_from(
     ["payload", "track", "callSid", "streamSid", "customParameters", "mediaFormat", "digit", "name"]
 )
 events = st.sampled_from(["start", "media", "dtmf", "mark", "stop", "connected"])
-shaped = st.dictionaries(names, st.dictionaries(inner_names, values) | values).flatmap(
-    lambda fields: events.map(lambda event: {**fields, "event": event}) | st.just(fields)
-)
+shaped = st.dictionaries(
+    names, st.dictionaries(inner_names, values, max_size=3) | values, max_size=3
+).flatmap(lambda fields: events.map(lambda event: {**fields, "event": event}) | st.just(fields))
 
 
-@given(st.lists(st.text() | st.binary() | shaped.map(json.dumps), max_size=8))
-@settings(max_examples=300)
+@given(st.lists(st.text() | st.binary() | shaped.map(json.dumps), max_size=5))
+@settings(max_examples=150)
 def test_nothing_that_arrives_raises(messages: list[str | bytes]):
     stream = started()
     for each in messages:
@@ -389,13 +392,12 @@ def test_the_vendors_validator_and_ours_agree(scheme: str, host: str, path: str,
         assert twilio.verify(TOKEN, signed, url, form, algorithm=algorithm)
 
 
-@given(st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8)), max_size=6))
+valid_text = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+@given(st.lists(st.tuples(valid_text, valid_text), max_size=6))
 @settings(max_examples=100)
 def test_any_form_is_signed_as_the_vendor_signs_it(form: list[tuple[str, str]]):
-    form = [
-        (n.encode("utf-8", "replace").decode(), v.encode("utf-8", "replace").decode())
-        for n, v in form
-    ]
     theirs = RequestValidator(TOKEN).compute_signature(URL, vendors(form))
     assert twilio.verify(TOKEN, theirs, URL, form)
 

@@ -35,7 +35,9 @@ GATHER_MS = 200
 HURRY_MS = 100
 """With less than this sent ahead, new speech is sent at once and not on the next tick."""
 MARK_EVERY_MS = 200
-"""Speech that trickles in is not marked after each morsel."""
+MARK_AFTER_MS = 60
+"""Speech that trickles in is not marked after each morsel, but every so often, and when nothing
+more has come for a moment."""
 CARRIER_DELAY_MS = 60
 """From our socket to the caller's ear, until marks correct it."""
 MAX_FAULTS = 500
@@ -92,6 +94,8 @@ class WebSocketTransport:
         self._first_chunk = audio.bytes_for(FIRST_CHUNK_MS)
         self._talking = False
         self._marked_ms = -MARK_EVERY_MS
+        self._unmarked_ms: int | None = None
+        """When speech was last sent that has no mark behind it yet."""
         self._closing = False
         self._faults = 0
         self._messages = 0
@@ -121,14 +125,23 @@ class WebSocketTransport:
                 break
             self._send(self._stream.audio(source.pull(now, size)))
             self._talking = True
+            self._unmarked_ms = now
             lead = source.lead_ms(now)
-        if not queued and (now - self._marked_ms >= MARK_EVERY_MS or not lead):
-            mark = source.take_mark()
-            if mark is not None:
-                self._marked_ms = now
-                self._send(self._stream.mark(mark))
+        if not queued:
+            self._mark(source, now)
         self._talking = queued > 0 or lead > 0
-        return self._talking
+        return self._talking or self._unmarked_ms is not None
+
+    def _mark(self, source: PlayoutSource, now: int) -> None:
+        """Ask to be told when all that was sent has been played, if it is time to."""
+        if self._unmarked_ms is None:
+            return
+        if now - self._marked_ms >= MARK_EVERY_MS or now - self._unmarked_ms >= MARK_AFTER_MS:
+            mark = source.take_mark()
+            self._unmarked_ms = None
+            self._marked_ms = now
+            if mark is not None:
+                self._send(self._stream.mark(mark))
 
     def failed(self) -> None:
         """Sending raised: a fault of ours, which ends this call only."""
@@ -139,6 +152,7 @@ class WebSocketTransport:
         self._outbox.clear()
         self._talking = False
         self._marked_ms = -MARK_EVERY_MS
+        self._unmarked_ms = None
         self._pacer.remove(self)
         self._send(self._stream.clear())
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-AGENT  ?= configs/default.yaml
+AGENT  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .stamps/run ## install what the server needs and run the default agent (AGENT=file.yaml for another)
-	$(BIN)/flowcat-server run $(AGENT) $(ARGS)
+	@$(BIN)/flowcat-server run $(AGENT) $(ARGS) || [ $$? -eq 130 ]
 
 test: .stamps/dev .stamps/chromium ## install what the tests need and run all of them, and every check
 	$(MAKE) --no-print-directory lint types imports

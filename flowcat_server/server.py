@@ -99,8 +99,6 @@ class Server:
             store = await stack.enter_async_context(self._records(metrics))
             recorder = await stack.enter_async_context(_recorder(self._loaded.config))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
-            stack.callback(watch.cancel)
             webhook = self._webhook(store, http, tasks, stack)
             calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
             if built.parts.tts:
@@ -110,6 +108,8 @@ class Server:
             app = self._app(calls, store, metrics, http, token, built)
             address = await self._open(app, stack)
             _settle_memory()
+            watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
+            stack.callback(watch.cancel)
             start_screen(
                 sys.stderr,
                 self._loaded,

@@ -35,7 +35,7 @@ from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import DeadAir, Model, ReplyProcessor
-from flowcat_server.processors.speak import SpeakProcessor
+from flowcat_server.processors.speak import Speaker, SpeakProcessor
 from flowcat_server.processors.transcribe import TranscribeProcessor
 from flowcat_server.processors.turn import TurnProcessor
 from flowcat_server.tools.toolbox import Toolbox
@@ -184,12 +184,13 @@ class CallLine:
         )
         speak = SpeakProcessor(
             call,
-            [c.plug for c in parts.tts],
+            [
+                Speaker(
+                    c.name, c.plug, Deadline(c.first_ms or deadlines.tts.first, deadlines.tts.gap)
+                )
+                for c in parts.tts
+            ],
             transport.output_format,
-            Deadline(
-                parts.tts[0].first_ms or deadlines.tts.first,
-                deadlines.tts.gap,
-            ),
             lambda: playout.buffered_ms(call.now_ms()),
         )
         self._reply = reply
@@ -224,7 +225,9 @@ class CallLine:
         if actions is None or self.playout.active() is not None:
             return
         if reply.interrupted:
-            # The caller has more to say; the agent decides again after the next turn.
+            # The caller has more to say: a goodbye is taken back.
+            if actions.closing:
+                actions.revive()
             return
         if actions.transfer is not None:
             self._call.pass_on(actions.transfer)

@@ -66,8 +66,25 @@ class Actions:
         texts = self._fillers.get(call.name, ())
         if not texts or self._agent.edge(call.name) is not None:
             return ""
+        text = texts[self._used % len(texts)]
         self._used += 1
-        return self._agent.render(texts[self._used % len(texts)])
+        return self._agent.render(text)
+
+    def moves(self, call: ToolCall) -> bool:
+        """Whether a tool call leads to another node, where other tools are on offer."""
+        return self._agent.edge(call.name) is not None
+
+    @property
+    def closing(self) -> bool:
+        """Nothing more has to be said: the call ends or is passed on after this reply."""
+        return self.ending or self.transfer is not None
+
+    def revive(self) -> None:
+        """The caller spoke into the goodbye: the call goes on where it was before."""
+        self.transfer = None
+        self.ending = False
+        if self._agent.go_back():
+            self.enter_node()
 
     async def run(self, turn: int, call: ToolCall) -> Outcome:
         """Carry out one tool call of reply `turn`. Tool failures are results, not errors."""
@@ -76,9 +93,14 @@ class Actions:
             return self._follow(turn, edge)
         if call.name == END_CALL:
             self.ending = True
-            return Outcome("The call ends when your goodbye has been heard.", ask_again=False)
+            reply = self._playout.reply(turn)
+            speaking = reply is not None and not reply.settled and bool(reply.pieces)
+            return Outcome(
+                "The call ends when your goodbye has been heard.", ask_again=not speaking
+            )
         if call.name == REMEMBER:
-            self.remember(call.arguments)
+            wanted = {slot.name for slot in self._agent.node.slots}
+            self.remember({name: v for name, v in call.arguments.items() if name in wanted})
             return Outcome("Stored.")
         if call.name.startswith(TRANSFER):
             return self._transfer(call.name.removeprefix(TRANSFER))

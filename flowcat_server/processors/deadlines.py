@@ -26,20 +26,28 @@ def closing(stream: AsyncIterator[Item]) -> aclosing[AsyncGenerator[Item, None]]
     return aclosing(cast(AsyncGenerator[Item, None], stream))
 
 
-async def timed(stream: AsyncIterator[Item], deadline: Deadline, what: str) -> AsyncIterator[Item]:
-    """Pass the items of `stream` on; raise `ProviderTimeout` when one is late.
+def timed(
+    stream: AsyncIterator[Item], deadline: Deadline, what: str
+) -> aclosing[AsyncGenerator[Item, None]]:
+    """`closing`, and `ProviderTimeout` is raised when an item is late.
 
     Only waiting for the provider is timed, never what the consumer does with an item.
     """
+    return aclosing(_timed(stream, deadline, what))
+
+
+async def _timed(
+    stream: AsyncIterator[Item], deadline: Deadline, what: str
+) -> AsyncGenerator[Item, None]:
     limit_ms = deadline.first_ms
-    iterator = aiter(stream)
-    while True:
-        try:
-            async with asyncio.timeout(limit_ms / 1000):
-                item = await anext(iterator)
-        except StopAsyncIteration:
-            return
-        except TimeoutError as error:
-            raise ProviderTimeout(what, f"silent for {limit_ms} ms") from error
-        yield item
-        limit_ms = deadline.gap_ms
+    async with closing(stream) as items:
+        while True:
+            try:
+                async with asyncio.timeout(limit_ms / 1000):
+                    item = await anext(items)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                raise ProviderTimeout(what, f"silent for {limit_ms} ms") from error
+            yield item
+            limit_ms = deadline.gap_ms

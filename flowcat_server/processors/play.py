@@ -43,7 +43,8 @@ class _Timeline:
             return None
         if reply.first_pushed_ms is None or self.sentence_ms is None:
             return None
-        token = self.sentence_ms if self.token_ms is None else self.token_ms
+        # A filler may have been spoken before the model's first token.
+        token = self.sentence_ms if self.token_ms is None else min(self.token_ms, self.sentence_ms)
         return events.Latency(
             endpointing_ms=self.endpoint_ms - self.speech_end_ms,
             stt_tail_ms=self.decided_ms - self.endpoint_ms,
@@ -77,9 +78,9 @@ class PlayProcessor(Processor):
     def process(self, frame: Frame) -> None:
         match frame:
             case AudioOut(turn, payload, piece, words):
-                self._playout.push(turn, piece, payload, self._call.now_ms(), words)
-                self._begin_speaking(turn)
-                self._transport.wake()
+                if self._playout.push(turn, piece, payload, self._call.now_ms(), words):
+                    self._speak()
+                    self._transport.wake()
             case AgentText(turn, text, at_ms):
                 if self._playout.add_piece(turn, text) is not None:
                     timeline = self._timeline(turn)
@@ -97,13 +98,10 @@ class PlayProcessor(Processor):
                 if timeline.token_ms is None:
                     timeline.token_ms = at_ms
             case TurnEnded():
-                self._timelines[frame.turn] = _Timeline(
-                    frame.text,
-                    frame.speech_end_ms,
-                    frame.speech_end_ms,
-                    frame.endpoint_ms,
-                    frame.decided_ms,
-                )
+                timeline = self._timeline(frame.turn)
+                timeline.caller = frame.text
+                timeline.started_ms = timeline.speech_end_ms = frame.speech_end_ms
+                timeline.endpoint_ms, timeline.decided_ms = frame.endpoint_ms, frame.decided_ms
             case Interrupted():
                 self.interrupt()
             case _:
@@ -140,17 +138,20 @@ class PlayProcessor(Processor):
     def _timeline(self, turn: int) -> _Timeline:
         return self._timelines.setdefault(turn, _Timeline(started_ms=self._call.now_ms()))
 
-    def _begin_speaking(self, turn: int) -> None:
-        if self._speaking == turn:
-            return
-        self._speaking = turn
-        self._call.publish(events.AgentSpeaking(self._call.now_ms(), speaking=True, turn=turn))
+    def _speak(self) -> None:
+        """One reply speaks at a time: the oldest that has audio."""
+        if self._speaking is None:
+            self._speaking = self._playout.sounding()
+            if self._speaking is not None:
+                now = self._call.now_ms()
+                self._call.publish(events.AgentSpeaking(now, speaking=True, turn=self._speaking))
 
     def _settled(self, reply: Reply) -> None:
         now = self._call.now_ms()
         if self._speaking == reply.turn:
             self._speaking = None
             self._call.publish(events.AgentSpeaking(now, speaking=False, turn=reply.turn))
+            self._speak()
         heard = reply.heard_text
         self._call.publish(
             events.AgentHeard(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -32,12 +33,14 @@ from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
-from flowcat_server.processors.deadlines import Deadline, closing, timed
+from flowcat_server.processors.deadlines import Deadline, timed
 
 log = structlog.get_logger()
 
 MAX_ROUNDS = 8
 """Model requests within one reply; a model that calls tools for ever is stopped here."""
+UNFINISHED = "Not finished: the caller interrupted. It may or may not have taken effect."
+"""Told to the model of a tool that was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,21 @@ class _Reply:
 
     def __init__(self, turn: int) -> None:
         self.turn = turn
-        self.spoken = False
-        """Words of its own were handed to speech (fillers do not count)."""
+        self.said = 0
+        """Sentences of its own that were handed to speech (fillers do not count)."""
+        self.calls: Sequence[ToolCall] = ()
+        """Tool calls being carried out."""
+        self.results: dict[int, str] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.timers: list[asyncio.Handle] = []
 
 
 class ReplyProcessor(Processor):
-    """Turns a finished caller's turn into sentences."""
+    """Turns a finished caller's turn into sentences.
+
+    Replies are made one after the other. A caller who goes on before the agent has said anything
+    gets one reply to all of it; a reply that has begun, or that runs a tool, is finished first.
+    """
 
     def __init__(
         self,
@@ -100,17 +112,18 @@ class ReplyProcessor(Processor):
         self._actions = actions
         self._dead_air = dead_air
         self._used = 0
-        self._task: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.Handle] = []
+        self._making: list[_Reply] = []
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
         if type(frame) is TurnEnded:
-            self._cancel()
             self._conversation.caller(frame.text)
+            superseded = self._supersede()
             self._start(frame.turn)
+            for reply in superseded:  # only now: with no reply open, a call that ends would end
+                self.emit(ReplyEnded(reply.turn))
         elif type(frame) is Interrupted:
-            self._cancel()
+            self._drop_all()
 
     def greet(self) -> None:
         """The call begins: enter the start node and speak first."""
@@ -123,77 +136,118 @@ class ReplyProcessor(Processor):
         self._conversation.reply_begins(turn)
 
     def close(self) -> None:
-        self._cancel()
+        self._drop_all()
 
     def _start(self, turn: int) -> None:
         self.begin(turn)
         reply = _Reply(turn)
-        self._task = self._call.spawn(f"reply-{turn}", self._run(reply))
-        now = self._call.now_ms()
-        self._timers = [
-            self._call.call_at(now + self._dead_air.filler_after_ms, lambda: self._fill(reply)),
-            self._call.call_at(now + self._dead_air.give_up_after_ms, lambda: self._give_up(reply)),
-        ]
+        earlier = [other.task for other in self._making if other.task is not None]
+        reply.task = self._call.spawn(f"reply-{turn}", self._run(reply, earlier))
+        self._making.append(reply)
+        if not earlier:
+            self._watch(reply)
 
-    def _cancel(self) -> None:
-        for timer in self._timers:
+    def _supersede(self) -> list[_Reply]:
+        """Drop the replies of which nothing was said or done yet."""
+        idle = [reply for reply in self._making if not reply.said and not reply.calls]
+        for reply in idle:
+            self._drop(reply)
+        if idle and self._actions.closing:
+            self._actions.revive()
+        return idle
+
+    def _drop(self, reply: _Reply) -> None:
+        """Stop making a reply, at once."""
+        self._done(reply)
+        if reply.task is not None:
+            reply.task.cancel()
+        if reply.calls:
+            self._end_round(reply)
+
+    def _drop_all(self) -> None:
+        for reply in list(self._making):
+            self._drop(reply)
+
+    def _done(self, reply: _Reply) -> None:
+        self._making.remove(reply)
+        for timer in reply.timers:
             timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
 
     # --- dead air -------------------------------------------------------------------------------
 
+    def _watch(self, reply: _Reply) -> None:
+        now, rules = self._call.now_ms(), self._dead_air
+        reply.timers = [
+            self._call.call_at(now + rules.filler_after_ms, partial(self._fill, reply)),
+            self._call.call_at(now + rules.give_up_after_ms, partial(self._give_up, reply)),
+        ]
+
     def _pick(self, texts: Sequence[str]) -> str:
+        if not texts:
+            return ""
+        text = texts[self._used % len(texts)]
         self._used += 1
-        return texts[self._used % len(texts)] if texts else ""
+        return text
 
     def _fill(self, reply: _Reply) -> None:
-        if not reply.spoken:
+        if not reply.said:
             self._emit_text(reply.turn, self._pick(self._dead_air.fillers))
 
     def _give_up(self, reply: _Reply) -> None:
-        if reply.spoken or self._task is None or self._task.done():
+        if reply.said:
             return
-        self._task.cancel()
-        self._task = None
-        self._call.publish(
-            events.Notice(self._call.now_ms(), "warning", "reply_too_late", "No reply in time.")
-        )
-        self._emit_text(reply.turn, self._pick(self._dead_air.apologies))
+        if reply.calls:  # a tool is not cut off; it has a deadline of its own
+            self._fill(reply)
+            due = self._call.now_ms() + self._dead_air.give_up_after_ms
+            reply.timers = [self._call.call_at(due, partial(self._give_up, reply))]
+            return
+        self._drop(reply)
+        self._apologize(reply, "reply_too_late", "No reply in time.")
         self.emit(ReplyEnded(reply.turn))
+
+    def _apologize(self, reply: _Reply, code: str, text: str) -> None:
+        self._call.publish(events.Notice(self._call.now_ms(), "warning", code, text))
+        self._emit_text(reply.turn, self._pick(self._dead_air.apologies))
 
     # --- the reply's task -------------------------------------------------------------------------
 
-    async def _run(self, reply: _Reply) -> None:
+    async def _run(self, reply: _Reply, earlier: Sequence[asyncio.Task[None]]) -> None:
+        if earlier:
+            await asyncio.wait(earlier)
+            self._watch(reply)
         agent = self._agent
         if reply.turn == 0 and agent.node.greeting:
             self._say_all(reply, agent.render(agent.node.greeting))
         else:
-            for _ in range(MAX_ROUNDS):
-                calls = await self._ask(reply)
-                if not calls or not await self._act(reply, calls):
-                    break
-            else:
-                log.warning("reply_rounds_exceeded", turn=reply.turn, rounds=MAX_ROUNDS)
+            await self._think(reply)
+        if not reply.said and reply.turn and not self._actions.closing:
+            self._apologize(reply, "reply_empty", "The model had nothing to say.")
+        self._done(reply)
         self.emit(ReplyEnded(reply.turn))
 
+    async def _think(self, reply: _Reply) -> None:
+        for _ in range(MAX_ROUNDS):
+            calls = await self._ask(reply)
+            if not calls or not await self._act(reply, calls):
+                return
+        log.warning("reply_rounds_exceeded", turn=reply.turn, rounds=MAX_ROUNDS)
+
     async def _ask(self, reply: _Reply) -> list[ToolCall]:
-        """Ask the model, or the next one if it fails before it has said anything."""
+        """Ask the model, or the next one from the moment it fails.
+
+        A failure in the middle of an answer ends the answer there.
+        """
         while True:
-            model = self._models[0]
-            spoken = len(self._pieces(reply))
+            said = reply.said
             try:
-                return await self._ask_model(reply, model)
+                return await self._ask_model(reply, self._models[0])
             except ProviderError as error:
-                if len(self._models) == 1 or len(self._pieces(reply)) > spoken:
+                if len(self._models) == 1:
                     raise
                 self._models.pop(0)
                 self._call.trouble("llm", "llm_fallback", error)
-
-    def _pieces(self, reply: _Reply) -> Sequence[object]:
-        entry = self._playout.reply(reply.turn)
-        return entry.pieces if entry else ()
+                if reply.said > said:
+                    return []
 
     async def _ask_model(self, reply: _Reply, model: Model) -> list[ToolCall]:
         """One request; speaks its text and returns the tool calls it made."""
@@ -201,8 +255,8 @@ class ReplyProcessor(Processor):
         splitter = SentenceSplitter()
         calls: list[ToolCall] = []
         started = False
-        async with closing(model.provider.reply(request)) as stream:
-            async for event in timed(stream, model.deadline, model.name):
+        async with timed(model.provider.reply(request), model.deadline, model.name) as stream:
+            async for event in stream:
                 if not started:
                     started = True
                     self.emit(ModelStarted(reply.turn, self._call.now_ms()))
@@ -225,22 +279,34 @@ class ReplyProcessor(Processor):
                 pass
 
     async def _act(self, reply: _Reply, calls: Sequence[ToolCall]) -> bool:
-        """Carry out what the model called; True if it is to be asked again."""
-        results: list[str] = []
+        """Carry out what the model called; True if it is to be asked again.
+
+        A way to another node is taken last: the other calls were meant for the node they were
+        made in.
+        """
+        reply.calls, reply.results = calls, {}
         again = True
-        for call in calls:
+        order = sorted(range(len(calls)), key=lambda index: self._actions.moves(calls[index]))
+        for index in order:
+            call = calls[index]
             self._say(reply, self._actions.filler(call))
             outcome = await self._actions.run(reply.turn, call)
             for text in outcome.speech:
                 self._say_all(reply, text)
-            results.append(outcome.result)
+            reply.results[index] = outcome.result
             again = again and outcome.ask_again
-        self._conversation.tool_round(reply.turn, calls, results)
+        self._end_round(reply)
         return again
+
+    def _end_round(self, reply: _Reply) -> None:
+        """Enter the round in the conversation, with what is known of its results."""
+        calls, reply.calls = reply.calls, ()
+        results = [reply.results.get(index, UNFINISHED) for index in range(len(calls))]
+        self._conversation.tool_round(reply.turn, calls, results)
 
     def _say(self, reply: _Reply, text: str) -> None:
         if text:
-            reply.spoken = True
+            reply.said += 1
             self._emit_text(reply.turn, text)
 
     def _say_all(self, reply: _Reply, text: str) -> None:

@@ -16,6 +16,7 @@ from flowcat_server.config.topology import ProviderSpec
 from flowcat_server.config.types import DURATION_PATTERN, DurationField, format_duration
 from tests.docs.attributes import one_line
 from tests.docs.markers import table
+from tests.docs.pages import anchor
 
 NOT_YET = {
     "turn.interruption.resume_after",
@@ -29,7 +30,7 @@ SHARED = {"topology.fallback[]": "A provider", "turn.deadlines.stt": "A deadline
 """Titles of blocks that stand in several places; the path is the first of them."""
 
 
-def keys() -> Iterator[tuple[str, type[BaseModel], str, FieldInfo]]:
+def all_keys() -> Iterator[tuple[str, type[BaseModel], str, FieldInfo]]:
     """Every key: dotted path of its block, the block's model, the key, its field."""
     seen: set[type[BaseModel]] = set()
 
@@ -52,7 +53,7 @@ def keys() -> Iterator[tuple[str, type[BaseModel], str, FieldInfo]]:
 def blocks() -> dict[str, tuple[type[BaseModel], list[tuple[str, FieldInfo]]]]:
     """Keys by block, in the order of the models."""
     found: dict[str, tuple[type[BaseModel], list[tuple[str, FieldInfo]]]] = {}
-    for path, model, name, field in keys():
+    for path, model, name, field in all_keys():
         found.setdefault(path, (model, []))[1].append((name, field))
     return found
 
@@ -184,9 +185,3 @@ def _block(field: FieldInfo) -> type[BaseModel] | None:
             return candidate
         candidates += getattr(candidate, "__args__", ())
     return None
-
-
-def anchor(title: str) -> str:
-    """The anchor that Markdown renderers give a heading."""
-    kept = "".join(c for c in title.lower() if c.isalnum() or c in " -_")
-    return kept.strip().replace(" ", "-")

@@ -36,7 +36,7 @@ from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import DeadAir, Model, ReplyProcessor
 from flowcat_server.processors.speak import Speaker, SpeakProcessor
-from flowcat_server.processors.transcribe import TranscribeProcessor
+from flowcat_server.processors.transcribe import TranscribeProcessor, Transcriber
 from flowcat_server.processors.turn import TurnProcessor
 from flowcat_server.tools.toolbox import Toolbox
 
@@ -148,7 +148,10 @@ class CallLine:
         )
         turn = TurnProcessor(call, detector, parts.vad, transport.input_format)
         transcribe = TranscribeProcessor(
-            call, [c.plug for c in parts.stt], transport.input_format, turn.transcript
+            call,
+            [Transcriber(c.name, c.plug) for c in parts.stt],
+            transport.input_format,
+            turn.transcript,
         )
         deadlines = turn_config.deadlines
         reply = ReplyProcessor(

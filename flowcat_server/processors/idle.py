@@ -52,16 +52,19 @@ class IdleProcessor(Processor):
         self._begin_reply = begin_reply
         self._quiet_since: int | None = None
         self._asked = 0
-        call.call_at(call.now_ms() + CHECK_MS, self._check)
+        self._timer = call.call_at(call.now_ms() + CHECK_MS, self._check)
 
     def process(self, frame: Frame) -> None:
         if type(frame) is TurnEnded or type(frame) is Interrupted:
             self._asked = 0
         self.emit(frame)
 
+    def close(self) -> None:
+        self._timer.cancel()
+
     def _check(self) -> None:
         now = self._call.now_ms()
-        self._call.call_at(now + CHECK_MS, self._check)
+        self._timer = self._call.call_at(now + CHECK_MS, self._check)
         if self._playout.active() is not None or self._detector.open:
             self._quiet_since = None
             return

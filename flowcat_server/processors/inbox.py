@@ -26,7 +26,8 @@ class Inbox(Generic[Item]):
         self._items: deque[Audio | Item] = deque()
         self._audio_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
-        self._closed = False
+        self.closed = False
+        """The call is over."""
         self.dropped_bytes = 0
 
     def audio(self, payload: bytes, at_ms: int) -> None:
@@ -45,13 +46,13 @@ class Inbox(Generic[Item]):
 
     def close(self) -> None:
         """The call is over: the reader gets an empty list, now and ever after."""
-        self._closed = True
+        self.closed = True
         self._items.clear()
         self._wake()
 
     async def get(self) -> list[Audio | Item]:
         """Everything that arrived, in order; empty when closed. One reader only."""
-        while not self._closed and not self._ready():
+        while not self.closed and not self._ready():
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter

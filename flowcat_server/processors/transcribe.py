@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -27,7 +28,7 @@ from flowcat_server.core.interfaces import (
     Transcript,
 )
 from flowcat_server.core.processor import Processor
-from flowcat_server.errors import ProviderError
+from flowcat_server.errors import ProviderError, ProviderUnavailable
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.deadlines import closing
 from flowcat_server.processors.inbox import Inbox
@@ -50,13 +51,21 @@ def choose_format(source: AudioFormat, accepted: tuple[AudioFormat, ...]) -> Aud
     return (same_rate or list(accepted))[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Transcriber:
+    """A speech-to-text provider."""
+
+    name: str
+    provider: SpeechToText
+
+
 class TranscribeProcessor(Processor):
     """Feeds one speech-to-text stream for the whole call."""
 
     def __init__(
         self,
         call: Call,
-        providers: Sequence[SpeechToText],
+        transcribers: Sequence[Transcriber],
         audio: AudioFormat,
         on_transcript: Callable[[Transcript], None],
     ) -> None:
@@ -64,12 +73,12 @@ class TranscribeProcessor(Processor):
 
         Args:
             call: The owner.
-            providers: The transcriber and its fallbacks, in order.
+            transcribers: The provider and its fallbacks, in order.
             audio: The call's input format.
             on_transcript: Told what was heard.
         """
         self._call = call
-        self._providers = list(providers)
+        self._transcribers = list(transcribers)
         self._audio = audio
         self._on_transcript = on_transcript
         self._preroll: deque[AudioIn] = deque()
@@ -78,17 +87,17 @@ class TranscribeProcessor(Processor):
         self._pause: int | None = None
         self._turn_open = False
         self._listening = False
-        self._use(self._providers[0])
+        self._use(self._transcribers[0])
         self._task = call.spawn("transcribe", self._run())
 
     def process(self, frame: Frame) -> None:
-        kind = type(frame)
-        if kind is AudioIn:
+        if type(frame) is AudioIn:  # goes no further: nobody else listens
             if self._listening:
-                self._inbox.audio(self._transcoder.feed(frame.payload), frame.at_ms)  # type: ignore[union-attr]
+                self._inbox.audio(self._transcoder.feed(frame.payload), frame.at_ms)
             else:
-                self._keep(frame)  # type: ignore[arg-type]
-        elif kind is SpeechStarted:
+                self._keep(frame)
+            return
+        if type(frame) is SpeechStarted:
             self._turn_open = True
             if self._speech_only:
                 self._listening = True
@@ -96,13 +105,14 @@ class TranscribeProcessor(Processor):
                     self._inbox.audio(self._transcoder.feed(kept.payload), kept.at_ms)
                 self._preroll.clear()
                 self._preroll_bytes = 0
-        elif kind is SpeechPaused:
-            self._pause = frame.pause  # type: ignore[union-attr]
-            self._inbox.signal(Pause(frame.pause))  # type: ignore[union-attr]
-        elif kind is SpeechResumed:
+        elif type(frame) is SpeechPaused:
+            self._pause = frame.pause
+            self._inbox.signal(Pause(frame.pause))
+        elif type(frame) is SpeechResumed:
             self._pause = None
             self._inbox.signal(Resume())
-        elif kind is TurnEnded or kind is TurnDropped:
+        elif type(frame) is TurnDropped or (type(frame) is TurnEnded and not frame.typed):
+            # A typed turn does not end a spoken one that is under way.
             self._turn_open = False
             self._pause = None
             self._inbox.signal(EndOfTurn())
@@ -118,10 +128,9 @@ class TranscribeProcessor(Processor):
         while self._preroll_bytes > self._preroll_limit:
             self._preroll_bytes -= len(self._preroll.popleft().payload)
 
-    def _use(self, provider: SpeechToText) -> None:
+    def _use(self, transcriber: Transcriber) -> None:
         """Feed this provider from now on; a pause that waits for an answer is asked again."""
-        caps = provider.caps
-        self._provider = provider
+        caps = transcriber.provider.caps
         self._format = choose_format(self._audio, caps.formats)
         self._transcoder = Transcoder(self._audio, self._format)
         self._speech_only = caps.speech_only
@@ -137,26 +146,29 @@ class TranscribeProcessor(Processor):
     async def _run(self) -> None:
         attempts = 0
         while True:
+            transcriber, inbox = self._transcribers[0], self._inbox
             try:
-                async with closing(self._provider.transcribe(self._inbox, self._format)) as stream:
+                stream = transcriber.provider.transcribe(inbox, self._format)
+                async with closing(stream):
                     async for transcript in stream:
                         attempts = 0
                         self._on_transcript(transcript)
+                if inbox.closed:
+                    return
+                raise ProviderUnavailable(transcriber.name, "the stream ended before the call")
             except ProviderError as error:
                 attempts += 1
                 await self._recover(error, attempts)
-            else:
-                return
 
     async def _recover(self, error: ProviderError, attempts: int) -> None:
         """Go on with a fallback, else try again; raises when neither can help."""
-        spare = len(self._providers) > 1
+        spare = len(self._transcribers) > 1
         if not spare and (not error.retryable or attempts > RESTARTS):
             raise error
         code = "stt_fallback" if spare else "stt_restarted"
         self._call.trouble("stt", code, error)
         if spare:
-            self._providers.pop(0)
+            self._transcribers.pop(0)
         else:
             await asyncio.sleep(RESTART_DELAY_MS * attempts / 1000)
-        self._use(self._providers[0])
+        self._use(self._transcribers[0])

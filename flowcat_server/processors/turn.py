@@ -39,15 +39,14 @@ class TurnProcessor(Processor):
         self._timer_due = 0
 
     def process(self, frame: Frame) -> None:
-        kind = type(frame)
-        if kind is AudioIn:
+        if type(frame) is AudioIn:
             self.emit(frame)
-            self._vad.feed(self._transcoder.feed(frame.payload), frame.at_ms)  # type: ignore[union-attr]
-        elif kind is Digit:
-            self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))  # type: ignore[union-attr]
-            self._send(self._detector.digit(frame.digit, self._call.now_ms()))  # type: ignore[union-attr]
-        elif kind is TextIn:
-            self._send(self._detector.typed(frame.text, self._call.now_ms()))  # type: ignore[union-attr]
+            self._vad.feed(self._transcoder.feed(frame.payload), frame.at_ms)
+        elif type(frame) is Digit:
+            self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))
+            self._send(self._detector.digit(frame.digit, self._call.now_ms()))
+        elif type(frame) is TextIn:
+            self._send(self._detector.typed(frame.text, self._call.now_ms()))
         else:
             self.emit(frame)
 

@@ -86,7 +86,8 @@ class PlayProcessor(Processor):
                     timeline = self._timeline(turn)
                     if timeline.sentence_ms is None:
                         timeline.sentence_ms = at_ms
-                    self._call.publish(events.AgentText(at_ms, turn, text))
+                    if text:
+                        self._call.publish(events.AgentText(at_ms, turn, text))
             case PieceEnded(turn, piece):
                 self._playout.piece_complete(turn, piece)
             case SpeechEnded(turn):

@@ -18,6 +18,8 @@ from typing import Any
 import structlog
 
 from flowcat_server.core import ended
+from flowcat_server.core.budget import LatencyBudget
+from flowcat_server.core.events import CallEvent, TurnCompleted
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.errors import CallRefused, TransportError
 from flowcat_server.metrics import Metrics
@@ -35,6 +37,8 @@ Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 RESERVATION_S = 60.0
 """A reservation that no call has taken up by then is given back."""
 END_ALL_S = 15.0
+BUDGET_LOG_S = 60.0
+"""At most one line a minute about a budget that is exceeded."""
 RECORDING_RATE = 16_000
 """Hertz, at most; phone calls are recorded at their own rate."""
 
@@ -103,6 +107,9 @@ class Calls:
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
         """Why every call ends now; empty while they may go on."""
+        limit_ms = parts.config.observability.budget.first_audio_p95
+        self._budget = LatencyBudget(limit_ms) if limit_ms else None
+        self._budget_log_at = 0.0
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -270,6 +277,24 @@ class Calls:
             for subscriber in (writer.on_event, meter.on_event, *subscribers):
                 session.subscribe(subscriber)
             await session.run()
+
+    def _watch_budget(self, event: CallEvent) -> None:
+        if self._budget is None or not isinstance(event, TurnCompleted) or event.latency is None:
+            return
+        verdict = self._budget.observe(event.latency)
+        if verdict is None:
+            return
+        self._metrics.over_budget(verdict.stage)
+        now = time.monotonic()
+        if now >= self._budget_log_at:
+            self._budget_log_at = now + BUDGET_LOG_S
+            log.warning(
+                "latency_over_budget",
+                p95_ms=verdict.p95_ms,
+                budget_ms=self._budget.p95_ms,
+                stage=verdict.stage,
+                stage_ms=verdict.stage_ms,
+            )
 
     # --- the end ---------------------------------------------------------------------------
 

@@ -37,6 +37,10 @@ METRICS: Final[dict[str, str]] = {
         "From the caller's last voiced sample to the first sample of the answer handed to the "
         "wire: in total, and each part of it."
     ),
+    "flowcat_budget_exceeded_total": (
+        "Turns with which the 95th percentile of response latency was over "
+        "observability.budget.first_audio_p95, by the stage that took most of the time."
+    ),
     "flowcat_interruptions_total": "Replies the caller cut off.",
     "flowcat_provider_errors_total": "Failures of providers, by kind, provider and error.",
     "flowcat_tool_duration_seconds": "How long tools ran, by tool and outcome.",
@@ -161,6 +165,11 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self._over_budget = Counter(
+            *_named("flowcat_budget_exceeded_total"), ["stage"], registry=registry
+        )
+        for part in LATENCY_PARTS[1:]:
+            self._over_budget.labels(part)
         self._interruptions = Counter(*_named("flowcat_interruptions_total"), registry=registry)
         self._provider_errors = Counter(
             *_named("flowcat_provider_errors_total"),
@@ -199,6 +208,10 @@ class Metrics:
     def call_refused(self, reason: str) -> None:
         """A call was not taken: ``full``, ``draining``, ..."""
         self._refused.labels(reason).inc()
+
+    def over_budget(self, stage: str) -> None:
+        """Response latency is over budget, mostly because of `stage`."""
+        self._over_budget.labels(stage).inc()
 
     def provider_error(self, kind: str, provider: str, error: BaseException) -> None:
         """A provider failed; the error's class is the label."""

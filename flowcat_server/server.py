@@ -99,6 +99,8 @@ class Server:
             store = await stack.enter_async_context(self._records(metrics))
             recorder = await stack.enter_async_context(_recorder(self._loaded.config))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            if recorder is not None:
+                metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack)
             calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
             if built.parts.tts:

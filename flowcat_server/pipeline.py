@@ -11,7 +11,6 @@ from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.conversation import Conversation
-from flowcat_server.core.frames import Frame
 from flowcat_server.core.interfaces import (
     LanguageModel,
     SpeechToSpeech,
@@ -22,7 +21,7 @@ from flowcat_server.core.interfaces import (
     Warms,
 )
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Processor, link
+from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
@@ -117,11 +116,9 @@ class CallLine:
         ]()
         record = [RecordProcessor(recorder, transport.input_format)] if recorder else []
         self.processors: list[Processor] = [*record, *middle, self._play]
-        self._process = link(self.processors)
-
-    def entry(self, frame: Frame) -> None:
-        """Push a frame through the chain."""
-        self._process(frame)
+        self.entry: Emit = link(self.processors)
+        """Pushes a frame through the chain."""
+        self._stopped = False
 
     def begin(self) -> None:
         """The call is up: speak first."""
@@ -131,6 +128,11 @@ class CallLine:
     def played(self) -> None:
         """The far end has played more: a reply may have been heard to its end."""
         self._play.watch()
+
+    def stop(self) -> None:
+        """The call is over: what has been heard by now is all that will be."""
+        self._stopped = True
+        self._play.interrupt()
 
     # --- the three lists --------------------------------------------------------------------
 
@@ -225,7 +227,7 @@ class CallLine:
     def _on_settled(self, reply: Reply) -> None:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
         actions = self._actions
-        if actions is None or self.playout.active() is not None:
+        if actions is None or self._stopped or self.playout.active() is not None:
             return
         if reply.interrupted:
             # The caller has more to say: a goodbye is taken back.

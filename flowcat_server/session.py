@@ -1,13 +1,15 @@
 """One call: owns its tasks, its clock, its log context and its end.
 
-Everything that waits on behalf of the call is a task started by `Session.spawn` inside one
-`TaskGroup`; everything else is plain calls on the loop's thread. `end` is idempotent, the first
-reason wins, and every wait on the way out is bounded.
+Everything that waits on behalf of the call is a task started by `Session.spawn`; everything else
+is plain calls on the loop's thread. `end` is idempotent, the first reason wins, and every wait on
+the way out is bounded: that is why the tasks are kept in a set of the session's own and not in a
+`TaskGroup`, which would wait for a task that cannot be cancelled for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
@@ -28,11 +30,11 @@ log = structlog.get_logger()
 TEARDOWN_S = 5.0
 """Longest wait for a call's tasks after they were cancelled."""
 HANG_UP_S = 8.0
-"""Longest farewell: a request to the carrier, then closing the transport."""
-REANCHOR_FRAMES = 50
+"""Longest step of the farewell: a request to the carrier, closing the transport."""
 REANCHOR_MS = 60
-"""Audio that is later than its position says, for this many frames in a row and by more than
-this, was not delayed: the far end had stopped sending for a while."""
+REANCHOR_AFTER_MS = 1000
+"""Audio that is later than its position says by more than this, and stays so for so long, was
+not delayed: the far end had stopped sending for a while."""
 WATCH_INTERVAL_MS = 1000
 
 Subscriber = Callable[[CallEvent], None]
@@ -62,6 +64,9 @@ class Line(Protocol):
 
     def played(self) -> None:
         """A mark came back."""
+
+    def stop(self) -> None:
+        """The call is over: of what the agent says, nothing more will be heard."""
 
 
 class Session:
@@ -113,15 +118,19 @@ class Session:
         self._media_timeout_ms = media_timeout_ms
         self._loop = asyncio.get_running_loop()
         self._epoch = self._loop.time()
-        self._subscribers: list[Subscriber] = []
+        self._subscribers: tuple[Subscriber, ...] = ()
         self._over = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._running = False
         self._children: set[asyncio.Task[None]] = set()
+        self._owned: set[asyncio.Task[None]] = set()
+        """Of the children, the transport's own: needed until the line is dropped."""
+        self._timers: tuple[asyncio.TimerHandle, ...] = ()
+        self._context = contextvars.Context()
         self._line: Line | None = None
         self._anchor: int | None = None
         self._position_bytes = 0
         self._bytes_per_s = transport.input_format.bytes_for(1000)
-        self._late_frames = 0
+        self._late_since: int | None = None
         self._least_late = 0
         self._last_media_ms = 0
 
@@ -134,22 +143,26 @@ class Session:
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that is cancelled with the call; see `processors.call.Call`."""
-        if self._tasks is None:
+        if not self._running:
             work.close()
             raise RuntimeError("the call has not started or is over")
-        task = self._tasks.create_task(self._guard(name, work), name=f"{self.id}:{name}")
+        task = self._loop.create_task(
+            self._guard(name, work), name=f"{self.id}:{name}", context=self._context.copy()
+        )
         self._children.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
             self._children.discard(task)
+            self._owned.discard(task)
             work.close()  # a task that is cancelled before its first step never starts it
 
         task.add_done_callback(done)
         return task
 
-    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.Handle:
+    def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Run `callback` at a time of the call's clock, unless the call is over by then."""
-        return self._loop.call_at(self._epoch + at_ms / 1000, self.protect, callback)
+        due = self._epoch + at_ms / 1000
+        return self._loop.call_at(due, self.protect, callback, context=self._context)
 
     def protect(self, callback: Callable[..., None], *arguments: object) -> None:
         """Run a callback that the loop or another owner calls; its fault ends only this call."""
@@ -165,7 +178,10 @@ class Session:
     def publish(self, event: CallEvent) -> None:
         """Give an event to every subscriber, in order of subscription."""
         for subscriber in self._subscribers:
-            subscriber(event)
+            try:
+                subscriber(event)
+            except Exception:  # a reader's fault must not reach the call
+                log.exception("subscriber_failed", event_type=type(event).__name__)
 
     def trouble(self, kind: str, code: str, error: ProviderError) -> None:
         """A provider failed and the call goes on."""
@@ -189,31 +205,30 @@ class Session:
 
     def own(self, task: asyncio.Task[None]) -> None:
         """End the call when this task ends: it is the transport's loop."""
+        self._owned.add(task)
         task.add_done_callback(lambda _: self.end(ended.CALLER_HUNG_UP))
 
     def receive_audio(self, payload: bytes) -> None:
         """The next piece of the caller's audio."""
-        line = self._line
-        if line is None or self.reason is not None:
-            return
-        self.frames_in += 1
-        line.entry(AudioIn(payload, self._stamp(len(payload))))
+        if self._line is not None and self.reason is None:
+            self.frames_in += 1
+            self.protect(self._line.entry, AudioIn(payload, self._stamp(len(payload))))
 
     def receive_digit(self, digit: str) -> None:
         """A DTMF key."""
         if self._line is not None and self.reason is None:
-            self._line.entry(Digit(digit, self.now_ms()))
+            self.protect(self._line.entry, Digit(digit, self.now_ms()))
 
     def receive_text(self, text: str) -> None:
         """Typed text."""
         if self._line is not None and self.reason is None and text.strip():
-            self._line.entry(TextIn(text.strip(), self.now_ms()))
+            self.protect(self._line.entry, TextIn(text.strip(), self.now_ms()))
 
     def receive_mark(self, name: str) -> None:
         """The far end has played everything before a mark."""
-        if self._line is not None:
+        if self._line is not None and self.reason is None:
             self._line.playout.acknowledge(name, self.now_ms())
-            self._line.played()
+            self.protect(self._line.played)
 
     def lost(self, reason: str) -> None:
         """The far end is gone."""
@@ -222,33 +237,31 @@ class Session:
     # --- for the server -----------------------------------------------------------------------
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Hear every event from now on. A subscriber must not block and must not raise."""
-        self._subscribers.append(subscriber)
+        """Hear every event from now on. A subscriber must not block."""
+        self._subscribers += (subscriber,)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Stop hearing events."""
-        if subscriber in self._subscribers:
-            self._subscribers.remove(subscriber)
+        self._subscribers = tuple(other for other in self._subscribers if other != subscriber)
 
     async def run(self) -> None:
-        """Run the call to its end. Returns when every task of it is gone."""
+        """Run the call to its end. Returns when every task of it is gone, or given up."""
         with structlog.contextvars.bound_contextvars(call_id=self.id):
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    self._tasks = tasks
-                    self._start()
-                    await self._over.wait()
-                    await self._finish()
+                self._context = contextvars.copy_context()
+                self._running = True
+                self._start()
+                await self._over.wait()
+                await self._finish()
             except asyncio.CancelledError:
                 self.end(ended.OPERATOR_HUNG_UP, "cancelled")
                 raise
-            except BaseExceptionGroup as group:
-                # `_guard` lets nothing pass, so this is a fault in the pipeline's construction.
-                self.end(ended.SERVER_ERROR, repr(group.exceptions[0]))
-                log.exception("call_failed")
             finally:
-                self._tasks = None
-                self._close()
+                try:
+                    await self._reap()
+                finally:
+                    self._running = False
+                    self._close()
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -268,11 +281,15 @@ class Session:
             self._line = self._build(self)
             self._last_media_ms = self.now_ms()
             self.transport.attach(self, self._line.playout)
-            self.call_at(self._max_call_ms, self._too_long)
-            self.call_at(WATCH_INTERVAL_MS, self._watch)
+            self._timers = (
+                self.call_at(self._max_call_ms, self._too_long),
+                self.call_at(WATCH_INTERVAL_MS, self._watch),
+            )
             self._line.begin()
         except ProviderError as error:
             self._provider_failed(error)
+        except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
+            self._failed("start", error)
 
     async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """The call's one error boundary."""
@@ -288,20 +305,38 @@ class Session:
         self.end(ended.SERVER_ERROR, f"{where}: {type(error).__name__}")
 
     def _provider_failed(self, error: ProviderError) -> None:
+        if self.reason is not None:
+            log.debug("provider_failed_after_end", provider=error.provider, error=str(error))
+            return
+        self.end(ended.PROVIDER_FAILED, str(error))
         log.warning("provider_failed", provider=error.provider, error=str(error))
         self._on_provider_error("call", error.provider, error)
         self.publish(events.Notice(self.now_ms(), "error", "provider_failed", str(error)))
-        self.end(ended.PROVIDER_FAILED, str(error))
 
     async def _finish(self) -> None:
-        """Hang up, then cancel what is left; the task group waits for it."""
+        """Fall silent, then say farewell to the carrier and drop the line."""
+        if self._line is not None:
+            try:
+                self._line.stop()
+            except Exception:  # the line has to be dropped all the same
+                log.exception("call_stop_failed")
+        for task in self._children - self._owned:
+            task.cancel()
+        if self._before_hang_up is not None:
+            await self._bounded("before_hang_up", self._before_hang_up(self))
+        await self._bounded("hang_up", self.transport.hang_up(self.reason or ended.SERVER_ERROR))
+
+    async def _bounded(self, step: str, work: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(HANG_UP_S):
-                if self._before_hang_up is not None:
-                    await self._before_hang_up(self)
-                await self.transport.hang_up(self.reason or ended.SERVER_ERROR)
+                await work
         except TimeoutError:
-            log.warning("hang_up_timeout")
+            log.warning("hang_up_timeout", step=step)
+        except Exception:  # the next step has to be taken all the same
+            log.exception("hang_up_failed", step=step)
+
+    async def _reap(self) -> None:
+        """Cancel what is left and wait for it, but not for ever."""
         left = list(self._children)
         for task in left:
             task.cancel()
@@ -311,18 +346,23 @@ class Session:
                 log.error("call_task_stuck", task=task.get_name())
 
     def _close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
         line, self._line = self._line, None
         variables: dict[str, Any] = {}
         if line is not None:
             for processor in line.processors:
-                processor.close()
+                try:
+                    processor.close()
+                except Exception:  # the others have to be closed all the same
+                    log.exception("processor_close_failed", processor=type(processor).__name__)
             unlink(line.processors)
             if line.agent is not None:
                 variables = line.agent.recorded_variables()
         reason = self.reason or ended.SERVER_ERROR
         self.publish(events.CallEnded(self.now_ms(), reason, self.detail, variables))
         log.info("call_ended", reason=reason, detail=self.detail, duration_ms=self.now_ms())
-        self._subscribers.clear()
+        self._subscribers = ()
 
     def _stamp(self, size: int) -> int:
         """When this audio was due to arrive: by its position, not by when we got round to it."""
@@ -333,14 +373,16 @@ class Session:
         if self._anchor is None or now - position < self._anchor:
             self._anchor = now - position
         late = now - position - self._anchor
-        if late > REANCHOR_MS:
-            self._least_late = min(self._least_late, late) if self._late_frames else late
-            self._late_frames += 1
-            if self._late_frames >= REANCHOR_FRAMES:
-                self._anchor += self._least_late
-                self._late_frames = 0
+        if late <= REANCHOR_MS:
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since, self._least_late = now, late
         else:
-            self._late_frames = 0
+            # What a stall of ours has gathered is read at once and ends this again.
+            self._least_late = min(self._least_late, late)
+            if now - self._late_since >= REANCHOR_AFTER_MS:
+                self._anchor += self._least_late
+                self._late_since = None
         return self._anchor + position
 
     def _too_long(self) -> None:
@@ -351,4 +393,5 @@ class Session:
         if silent >= self._media_timeout_ms:
             self.end(ended.CALLER_MEDIA_LOST, f"no audio for {silent} ms")
             return
-        self.call_at(self.now_ms() + WATCH_INTERVAL_MS, self._watch)
+        again = self.call_at(self.now_ms() + WATCH_INTERVAL_MS, self._watch)
+        self._timers = (self._timers[0], again)

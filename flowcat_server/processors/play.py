@@ -111,6 +111,8 @@ class PlayProcessor(Processor):
 
     def interrupt(self) -> None:
         """Cut off what is playing: the far end first, then the books."""
+        if self._playout.active() is None:
+            return
         self._transport.clear()
         for reply in self._playout.clear(self._call.now_ms()):
             self._settled(reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 
 import aiohttp
 import structlog
@@ -41,7 +42,7 @@ async def _try(http: Http, request: RestRequest) -> tuple[str, bool]:
                 request.method,
                 request.url,
                 data=dict(request.form),
-                auth=aiohttp.BasicAuth(request.user, request.password),
+                headers={"Authorization": _basic(request.user, request.password)},
                 allow_redirects=False,
             ) as response,
         ):
@@ -51,3 +52,8 @@ async def _try(http: Http, request: RestRequest) -> tuple[str, bool]:
     if status < 300 or status in request.gone_status:
         return "", False
     return f"HTTP {status}", status >= 500 or status == 429
+
+
+def _basic(user: str, password: str) -> str:
+    """RFC 7617."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()

@@ -40,6 +40,7 @@ RUN useradd --system --uid 10001 --create-home --home-dir /agent flowcat \
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     FLOWCAT__RECORDS__DIR=/calls
 # An agent.yaml here is run; without one, the bundled demo agent.
 WORKDIR /agent

@@ -72,6 +72,9 @@ class TestImage:
         assert int(in_image(stage, "USER")[-1]) > 0
         assert not any(where == stage and name == "RUN" for where, name, _ in instructions())
 
+    def test_tells_nobody_what_it_runs(self, stage: str) -> None:
+        assert "ORT_DISABLE_TELEMETRY=1" in " ".join(in_image(stage, "ENV"))
+
     def test_holds_no_compiler(self, stage: str) -> None:
         assert not [rest for rest in in_image(stage, "RUN") if "apt-get" in rest or "gcc" in rest]
 
@@ -203,7 +206,8 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("FLOWCAT", "PYTHON", "TWILIO")) and not name.endswith("_API_KEY")
+        if not name.startswith(("FLOWCAT", "PYTHON", "PYTEST", "TWILIO", "ORT_", "CI"))
+        and not name.endswith("_API_KEY")
     }
     return {**kept, **environ}
 
@@ -277,14 +281,16 @@ def local(wheel: Path, clone: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @contextlib.contextmanager
-def serving(bin_: Path, *arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serving(
+    bin_: Path, *arguments: str, cwd: Path, **environ: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """An installed server; killed at the end if it still runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [str(bin_ / "flowcat-server"), "run", *arguments, "--bind", f"127.0.0.1:{port}"]
     with (cwd / "log").open("w+") as log:
-        process = subprocess.Popen(command, cwd=cwd, env=clean({}), stderr=log, text=True)
+        process = subprocess.Popen(command, cwd=cwd, env=clean(environ), stderr=log, text=True)
         try:
             end = time.monotonic() + 45
             while get(f"http://127.0.0.1:{port}/readyz")[0] != 200:
@@ -391,6 +397,15 @@ class TestWithModels:
         assert info["agent"]["name"] == "receptionist"
         assert info["topology"]["stt"].startswith("whisper")
         assert (tmp_path / "calls").is_dir()
+
+    @pytest.mark.xfail(strict=True, reason="the server does not set ORT_DISABLE_TELEMETRY=1 yet")
+    def test_nothing_reports_what_runs_here(self, local: Path, tmp_path: Path) -> None:
+        # onnxruntime, left to itself, keeps an identifier of the machine in the user's cache and
+        # tells its maker about each session: https://github.com/microsoft/onnxruntime/pull/27379
+        home = tmp_path / "home"
+        home.mkdir()
+        with serving(local, cwd=tmp_path, HOME=str(home)):
+            assert [path for path in home.rglob("*") if path.is_file()] == []
 
 
 def test_the_bundled_agents_need_no_more_than_the_local_extra() -> None:

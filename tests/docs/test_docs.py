@@ -381,8 +381,8 @@ def test_listed_licences_are_the_packages_own(package: str) -> None:
         found = metadata(package)
     except PackageNotFoundError:
         pytest.skip("not installed here")
-    says = found.get("License-Expression") or found.get("License") or ""
-    says = says + " " + " ".join(found.get_all("Classifier") or [])
+    fields = ("License-Expression", "License", "Classifier")
+    says = " ".join(text for field in fields for text in found.get_all(field) or [])
     listed = licence_rows()[package]
     families = {"MIT": "MIT", "Apache": "Apache", "BSD": "BSD", "GPL": "GPL", "LGPL": "LGPL"}
     claimed = {family for family in families if re.search(rf"(?<![A-Z]){family}\b", listed)}

@@ -34,7 +34,7 @@ from flowcat_server.errors import TransportError
 from flowcat_server.transports.webrtc import stock
 from flowcat_server.transports.webrtc.channel import Channel
 from flowcat_server.transports.webrtc.ice import IceConnection, IcePolicy
-from flowcat_server.transports.webrtc.inbound import Inbound
+from flowcat_server.transports.webrtc.inbound import PIECE, Inbound
 from flowcat_server.transports.webrtc.jitter import JitterStats
 from flowcat_server.transports.webrtc.outbound import Outbound
 from flowcat_server.transports.webrtc.pacer import Pacer
@@ -51,6 +51,7 @@ log = structlog.get_logger()
 CODECS = ("opus", "pcmu", "pcma")
 """What is answered, best first."""
 CLOSE_S = 2.0
+SILENCE = bytes(PIECE)
 BYE_MS = 2_000
 """After RTCP BYE without anything following, the peer is gone (its DTLS goodbye got lost)."""
 MAX_CHANNELS = 4
@@ -189,6 +190,7 @@ class Peer:
         self._timer: asyncio.TimerHandle | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._channels = 0
+        self._only_listens = False
         self.inbound = Inbound(owner.heard, owner.pressed)
         self.outbound = Outbound(owner.say)
         self.pc = ServerConnection(
@@ -239,6 +241,7 @@ class Peer:
             if self._lean:
                 complete_codecs(self._audio._codecs, offer)
             await self.pc.setLocalDescription(await self.pc.createAnswer())
+            self._only_listens = self._audio.currentDirection == "sendonly"
         except (
             *PARSE_ERRORS,
             InternalError,
@@ -290,6 +293,9 @@ class Peer:
         """Send 20 ms, and let the jitter buffer know that time passes."""
         if self.gone:
             return
+        if self._only_listens:
+            # Someone without a microphone, who types: silence, not a line that went dead.
+            self.inbound.pcm(SILENCE)
         self.inbound.beat(monotonic_ms())
         sender = self._audio.sender
         if isinstance(sender, LeanSender):
@@ -306,9 +312,9 @@ class Peer:
         if state == "connected" and not self.connected and not self.gone:
             self.connected = True
             log.info("webrtc_connected", setup_ms=monotonic_ms() - self._began_ms)
-            if self._lean:
+            if self._lean or self._only_listens:
                 self._pacer.add(self)
-            else:
+            if not self._lean and not self._only_listens:
                 self._hearing = asyncio.get_running_loop().create_task(
                     stock.hear(self._audio.receiver.track, self.inbound), name="webrtc-hear"
                 )

@@ -166,6 +166,17 @@ async def test_a_peer_without_opus_is_understood(offers: Offers, codec: str) -> 
 
 
 @needs_opus
+@pytest.mark.parametrize("lean", [pytest.param(True, marks=needs_opus), False])
+async def test_someone_without_a_microphone_is_silent_and_hears(lean: bool) -> None:
+    async with server(lean=lean) as offers, client() as peer:
+        peer.pc.getTransceivers()[0].direction = "recvonly"
+        session = await connected(await peer.call(offers), tone(1_200, 24_000, 1_000))
+        await asyncio.sleep(1.3)
+        assert 40 * 640 <= len(session.heard) <= 75 * 640
+        assert not any(session.heard)
+        assert strong(bytes(peer.ears), 48_000, 1_200) > 25
+
+
 async def test_keys_arrive_once_each(offers: Offers) -> None:
     async with client() as peer:
         offer = await peer.offer()

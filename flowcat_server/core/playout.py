@@ -226,9 +226,9 @@ class Playout:
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""
-        # A far end that buffers forgets at once; what was sent to any other is on its way.
+        # A far end that buffers forgets at once; what was sent to any other will be heard.
         timeline = self._timeline
-        last_ms = now_ms if timeline.marks else now_ms + timeline.delay_ms
+        last_ms = now_ms if timeline.marks else max(now_ms, timeline.end_ms)
         cut = list(self._open.values())
         for reply in cut:
             reply.heard_ms, reply.heard = self._heard(reply, last_ms)

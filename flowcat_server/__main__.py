@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from flowcat_server.providers.threads import limit_native_threads
+from flowcat_server.providers.native import configure_libraries
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
     # Before anything imports numpy: its libraries read their settings once, when they load.
-    limit_native_threads()
+    configure_libraries()
     from flowcat_server.cli import main as run
 
     return run()

@@ -6,32 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flowcat_server.config.document import Document, Mark, Path
+from flowcat_server.config.environment import Environment
 from flowcat_server.config.yaml import parse_yaml, scalar
 from flowcat_server.errors import ConfigError, Problem
 
 PREFIX = "FLOWCAT__"
 """``FLOWCAT__SERVER__BIND`` sets ``server.bind``; two underscores separate keys."""
 
-VARIABLES: Mapping[str, Path] = {
-    "FLOWCAT_PUBLIC_URL": ("server", "public_url"),
-    "FLOWCAT_API_TOKEN": ("server", "api_token"),
-    "FLOWCAT_WEBRTC_ADVERTISE_IP": ("webrtc", "advertise_ip"),
-    "FLOWCAT_WEBRTC_BIND_IP": ("webrtc", "bind_ips"),
-    "FLOWCAT_VOICE": ("topology", "voice"),
-}
-"""Flowcat's variables, and ours of the same kind, by the key they set. An empty one is unset."""
-
-_TEXTS = frozenset({"public_url", "api_token", "advertise_ip", "voice"})
-
 
 def apply_environment(document: Document, environ: Mapping[str, str]) -> list[Problem]:
     """Lay the environment over a document."""
     problems: list[Problem] = []
-    for name, path in VARIABLES.items():
-        text = environ.get(name, "")
-        if text:
-            value: Any = text if path[-1] in _TEXTS else [part.strip() for part in text.split(",")]
-            problems += _put(document, path, value, Mark(name, kind="environment"))
+    for name, path, value in Environment.read(environ).set_keys():
+        problems += _put(document, path, value, Mark(name, kind="environment"))
     for name in sorted(environ):
         if name.startswith(PREFIX) and len(name) > len(PREFIX):
             path = tuple(name.removeprefix(PREFIX).lower().split("__"))

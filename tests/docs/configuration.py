@@ -10,8 +10,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from flowcat_server.config.environment import VARIABLES
 from flowcat_server.config.models import Config
-from flowcat_server.config.overrides import VARIABLES
 from flowcat_server.config.topology import ProviderSpec
 from flowcat_server.config.types import DURATION_PATTERN, DurationField, format_duration
 from tests.docs.attributes import one_line

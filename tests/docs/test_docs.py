@@ -14,10 +14,10 @@ import yaml
 
 from flowcat_server import metrics
 from flowcat_server.cli.main import parse
+from flowcat_server.config.environment import VARIABLES
 from flowcat_server.config.load import load_text
 from flowcat_server.config.models import Carriers
 from flowcat_server.config.node import EDGE_KEYS, KINDS, NODE_KEYS, SLOT_KINDS
-from flowcat_server.config.overrides import VARIABLES
 from flowcat_server.config.yaml import parse_yaml
 from flowcat_server.core import ended
 from flowcat_server.core.events import EVENT_NAMES

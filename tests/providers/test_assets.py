@@ -10,7 +10,7 @@ import pytest
 from flowcat_server.errors import AssetError
 from flowcat_server.providers import assets
 from flowcat_server.providers.assets import Asset, locate, verify
-from flowcat_server.providers.threads import VARIABLES
+from flowcat_server.providers.native import SETTINGS
 
 CONTENT = b"weights"
 
@@ -70,8 +70,8 @@ def test_what_is_absent_is_named_with_its_installation(package: Path, missing: A
 def test_native_threads_are_limited_without_importing_anything_heavy() -> None:
     script = (
         "import os, sys\n"
-        "from flowcat_server.providers.threads import limit_native_threads\n"
-        "assert limit_native_threads()\n"
+        "from flowcat_server.providers.native import configure_libraries\n"
+        "assert configure_libraries()\n"
         "assert 'numpy' not in sys.modules and 'asyncio' not in sys.modules\n"
         "print(os.environ['OPENBLAS_NUM_THREADS'], os.environ['OMP_NUM_THREADS'])\n"
     )
@@ -82,4 +82,4 @@ def test_native_threads_are_limited_without_importing_anything_heavy() -> None:
     )
     # What the user has set stays.
     assert found.stdout.split() == ["1", "3"]
-    assert "OMP_NUM_THREADS" in VARIABLES
+    assert "OMP_NUM_THREADS" in SETTINGS

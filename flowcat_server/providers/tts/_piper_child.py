@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flowcat_server.providers.threads import limit_native_threads
+from flowcat_server.providers.native import configure_libraries
 from flowcat_server.providers.tts._wire import HEADER, Kind, WireError, pack, unpack_header
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     """Entry point of the process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    limit_native_threads()
+    configure_libraries()
     # Whatever a library prints must not get between the messages.
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -21,7 +21,7 @@ import structlog
 import flowcat_server
 from flowcat_server.core.interfaces import Word
 from flowcat_server.errors import AssetError, ProviderProtocol, ProviderUnavailable
-from flowcat_server.providers.threads import VARIABLES
+from flowcat_server.providers.native import SETTINGS
 from flowcat_server.providers.tts._wire import HEADER, Kind, WireError, pack, unpack_header
 
 log = structlog.get_logger()
@@ -250,7 +250,7 @@ class PiperProcess:
 
 
 def _environment() -> dict[str, str]:
-    environment = {**os.environ, **{v: os.environ.get(v, "1") for v in VARIABLES}}
+    environment = {**SETTINGS, **os.environ}
     root = Path(flowcat_server.__file__).parents[1]
     if root.name not in ("site-packages", "dist-packages"):
         # Run from a source tree: the process must find this package as the server did.

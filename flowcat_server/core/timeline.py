@@ -56,6 +56,8 @@ class Timeline:
         self._run_bytes = 0
         """The last stretch of audio that was sent without a gap."""
         self._sent_bytes = 0
+        self._sent_at_ms = 0
+        """When something was sent last."""
         self._marks: deque[tuple[str, int]] = deque()
         """Marks under way: name and position."""
         self._mark_count = 0
@@ -72,6 +74,7 @@ class Timeline:
 
     def start_ms(self, now_ms: int) -> int:
         """When audio that is sent now begins to sound. To be asked before `enter`."""
+        self._sent_at_ms = now_ms
         start_ms = self.end_ms
         if now_ms + self.delay_ms > start_ms:
             self._run_start_ms, self._run_bytes = now_ms + self.delay_ms, 0
@@ -94,6 +97,7 @@ class Timeline:
         if not self.marks or self._marked_bytes == self._sent_bytes:
             return None
         self._marked_bytes = self._sent_bytes
+        self._forget(self._sent_at_ms - MARK_LOST_MS)
         self._mark_count += 1
         name = f"p{self._mark_count}"
         self._marks.append((name, self._sent_bytes))
@@ -121,9 +125,7 @@ class Timeline:
         sizes = {id(piece): piece.played_bytes for piece in reply.pieces}
         for span in self._spans:
             if span.reply is reply:
-                elapsed = max(0, last_ms - span.start_ms) * self._bytes_per_s // 1000
-                elapsed -= elapsed % self._sample_bytes
-                sizes[id(span.piece)] += min(span.size, elapsed)
+                sizes[id(span.piece)] += self._sounded(span, last_ms)
         return list(sizes.values())
 
     def pending(self, reply: Reply, now_ms: int) -> bool:
@@ -162,6 +164,11 @@ class Timeline:
     def _span_end_ms(self, span: _Span) -> int:
         return span.start_ms + span.size * 1000 // self._bytes_per_s
 
+    def _sounded(self, span: _Span, last_ms: int) -> int:
+        """Bytes of a span that have sounded by a time."""
+        size = max(0, last_ms - span.start_ms) * self._bytes_per_s // 1000
+        return min(span.size, size - size % self._sample_bytes)
+
     def _played(self, span: _Span, size: int) -> None:
         """The first `size` bytes of the first span have certainly been played."""
         span.piece.played_bytes += size
@@ -174,8 +181,8 @@ class Timeline:
 
     def _forget(self, before_ms: int) -> None:
         """Enter as played what sounded before a time, and lose the marks within it."""
-        while self._spans and self._span_end_ms(self._spans[0]) <= before_ms:
-            self._played(self._spans[0], self._spans[0].size)
+        while self._spans and (size := self._sounded(self._spans[0], before_ms)):
+            self._played(self._spans[0], size)
         played = self._spans[0].position if self._spans else self._sent_bytes
         while self._marks and self._marks[0][1] <= played:
             self._marks.popleft()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_a_reply_is_settled_when_its_last_sample_has_been_played():
 
 @pytest.mark.parametrize("heard_ms", range(0, 2001, 100))
 def test_an_interrupted_reply_ends_at_the_heard_word(heard_ms: int):
-    playout = ledger()
+    playout = ledger(marks=True)
     speak(playout, 2000)
     send(playout, 0, 2000)
     (reply,) = playout.clear(heard_ms)
@@ -62,7 +64,7 @@ def test_an_interrupted_reply_ends_at_the_heard_word(heard_ms: int):
 
 
 def test_word_times_are_believed_over_proportions():
-    playout = ledger()
+    playout = ledger(marks=True)
     playout.begin(1)
     piece = playout.add_piece(1, "a very long word at the end extraordinarily")
     assert piece == 0
@@ -72,6 +74,16 @@ def test_word_times_are_believed_over_proportions():
     send(playout, 0, 1000)
     (reply,) = playout.clear(260)
     assert reply.heard_text == "a very long"
+
+
+def test_what_a_far_end_without_a_buffer_was_sent_is_heard():
+    playout = ledger(delay_ms=80)
+    speak(playout, 1000)
+    for at in range(0, 500, 20):
+        send(playout, at, 20)
+    (reply,) = playout.clear(490)
+    assert reply.heard_ms == 500
+    assert reply.heard_text == "one two three four five"
 
 
 def test_of_what_was_never_sent_nothing_was_heard():
@@ -143,7 +155,7 @@ def test_the_lead_shrinks_as_time_passes():
 
 
 def test_a_gap_in_sending_is_a_gap_in_hearing():
-    playout = ledger()
+    playout = ledger(marks=True)
     speak(playout, 1000)
     send(playout, 0, 200)
     send(playout, 700, 200)
@@ -152,7 +164,7 @@ def test_a_gap_in_sending_is_a_gap_in_hearing():
 
 
 def test_a_reply_of_two_sentences_keeps_them_apart():
-    playout = ledger()
+    playout = ledger(marks=True)
     speak(playout, 500, "First sentence.", done=False)
     playout.piece_complete(1, 0)
     speak(playout, 500, "Second sentence.")
@@ -212,3 +224,120 @@ def test_every_byte_is_queued_or_sent_and_heard_never_exceeds_sent(
     (reply,) = playout.clear(now)
     assert 0 <= reply.heard_ms <= sent / BYTES_PER_MS + 1
     assert TEXT.startswith(reply.heard_text)
+
+
+def test_small_pieces_of_audio_add_up():
+    """A voice that sends 10.9 ms at a time loses nothing to rounding."""
+    playout = ledger(marks=True)
+    playout.begin(1)
+    playout.add_piece(1, TEXT)
+    for _ in range(200):
+        playout.push(1, 0, b"\x00" * 87, 0)
+    playout.piece_complete(1, 0)
+    playout.reply_complete(1)
+    send(playout, 0, 5000)
+    (reply,) = playout.clear(2000)
+    assert reply.heard_text == "one two three four five six seven eight nine"
+    assert reply.interrupted
+
+
+def test_a_reply_that_was_heard_to_its_end_is_not_interrupted():
+    playout = ledger(marks=True)
+    speak(playout, 500)
+    send(playout, 0, 500)
+    playout.take_mark()
+    (reply,) = playout.clear(600)
+    assert not reply.interrupted
+    assert reply.heard_text == TEXT
+
+
+def test_a_reply_still_being_made_is_interrupted_though_all_of_it_was_heard():
+    playout = ledger(marks=True)
+    speak(playout, 500, done=False)
+    send(playout, 0, 500)
+    (reply,) = playout.clear(600)
+    assert reply.interrupted
+
+
+def test_a_far_end_that_never_answers_marks_is_waited_for_once():
+    playout = ledger(marks=True)
+    for turn, start in ((1, 0), (2, 10_000)):
+        speak(playout, 1000, turn=turn)
+        send(playout, start, 1000)
+        playout.take_mark()
+        assert playout.settle(start + 1000) == []
+        due = playout.settles_at_ms(start + 1000)
+        assert due == start + 1000 + (1000 if turn == 1 else 200)
+        assert [reply.turn for reply in playout.settle(due)] == [turn]
+
+
+def test_an_early_mark_moves_what_follows_forward():
+    playout = ledger(marks=True, delay_ms=100)
+    speak(playout, 1000)
+    send(playout, 0, 500)
+    mark = playout.take_mark()
+    assert mark is not None
+    send(playout, 0, 500)
+    playout.acknowledge(mark, 550)  # expected at 600
+    (reply,) = playout.clear(750)
+    assert reply.heard_ms == 700
+    assert reply.source == "mark"
+
+
+def test_a_late_mark_does_not_delay_what_follows_a_gap():
+    playout = ledger(marks=True)
+    speak(playout, 2000)
+    send(playout, 0, 500)
+    mark = playout.take_mark()
+    assert mark is not None
+    send(playout, 1000, 500)
+    playout.acknowledge(mark, 700)  # 200 ms late, and 300 ms before the rest began
+    (reply,) = playout.clear(1200)
+    assert reply.heard_ms == 700
+
+
+def test_words_that_come_ahead_of_their_audio_are_kept():
+    playout = ledger(marks=True)
+    playout.begin(1)
+    playout.add_piece(1, "one two three")
+    playout.push(1, 0, b"", 0, [Word("one", 0, 100)])
+    playout.push(1, 0, b"\x00" * 2400, 0, [Word("two", 100, 200), Word("three", 200, 300)])
+    send(playout, 0, 300)
+    (reply,) = playout.clear(160)
+    assert reply.heard_text == "one two"
+
+
+def test_a_voice_that_counts_words_differently_keeps_their_share():
+    playout = ledger(marks=True)
+    playout.begin(1)
+    playout.add_piece(1, "it is $5 now ok")
+    spoken = ["it", "is", "five", "dollars", "now", "ok"]
+    words = [Word(word, 100 * i, 100 * i + 100) for i, word in enumerate(spoken)]
+    playout.push(1, 0, b"\x00" * 4800, 0, words)
+    playout.piece_complete(1, 0)
+    send(playout, 0, 600)
+    (reply,) = playout.clear(400)
+    assert reply.heard_text == "it is $5"
+
+
+@pytest.mark.parametrize("marks", [True, False], ids=["marks are not answered", "no marks"])
+def test_a_sound_without_end_leaves_little_behind(marks: bool):
+    """One reply that never ends (an echo), sent with a little jitter for ten minutes."""
+    playout = ledger(marks=marks, delay_ms=20)
+    playout.begin(1)
+    playout.add_piece(1, "")
+    before = most = 0
+    tracemalloc.start()
+    for frame in range(50 * 600):
+        now = frame * 20 + frame % 2
+        playout.push(1, 0, bytes(160), now)
+        playout.pull(now, 160)
+        playout.take_mark()
+        playout.settle(now)
+        if frame == 50 * 60:
+            before, _ = tracemalloc.get_traced_memory()
+    most, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most - before < 20_000
+    (reply,) = playout.clear(now)
+    assert abs(reply.heard_ms - now) <= 80

@@ -76,7 +76,7 @@ class ApiDoor:
             {
                 "call": self._summary(record.summary),
                 "turns": [_turn(turn) for turn in body["turns"]],
-                "events": body["events"],
+                "events": _events(body["events"], body["tool_calls"]),
                 "tool_calls": body["tool_calls"],
                 "variables": body["variables"],
             }
@@ -126,3 +126,19 @@ def _turn(row: Mapping[str, Any]) -> dict[str, Any]:
     answered = all(value is not None for value in parts.values())
     turn["latency"] = {**parts, "total": total} if answered else None
     return turn
+
+
+def _events(rows: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What happened beside the turns, as the events socket told it, in order of time."""
+    told = [{**row["data"], "type": row["name"], "at_ms": row["at_ms"]} for row in rows]
+    for tool in tools:
+        of = {"tool_call_id": tool["tool_call_id"], "name": tool["name"]}
+        started = tool["started_ms"]
+        told.append(
+            {"type": "tool_started", "at_ms": started, **of, "arguments": tool["arguments"]}
+        )
+        if tool["duration_ms"] is not None:
+            ended = {name: tool[name] for name in ("result", "ok", "duration_ms")}
+            at_ms = started + tool["duration_ms"]
+            told.append({"type": "tool_ended", "at_ms": at_ms, **of, **ended})
+    return sorted(told, key=lambda event: event["at_ms"])

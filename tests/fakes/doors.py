@@ -7,7 +7,7 @@ import itertools
 import json
 import xml.etree.ElementTree as ET
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,8 @@ PUBLIC = "https://voice.example"
 ECHO = "topology: {mode: echo}\n"
 TWILIO = f"carriers: {{twilio: {{account_sid: {ACCOUNT}, auth_token: '{AUTH_TOKEN}'}}}}\n"
 SIGNED = f"{ECHO}{TWILIO}server: {{public_url: '{PUBLIC}'}}\n"
+
+LOCAL = WebRtcSettings(bind_ips=("127.0.0.1",))
 
 _sids = itertools.count(1)
 
@@ -212,7 +214,7 @@ async def doors(
     *,
     api: str = "http://127.0.0.1:9",
     recorded: bool = False,
-    middlewares: Sequence[Any] = (),
+    webrtc: WebRtcSettings = LOCAL,
 ) -> AsyncIterator[Doors]:
     """Open the doors; every call is ended and awaited when the block is left."""
     file = loaded(yaml)
@@ -231,13 +233,9 @@ async def doors(
         calls = Calls(await parts(file), store, recorder, metrics, tasks)
         tokens = StreamTokens(b"secret of the tests", clock)
         trusted = parse_networks(file.config.server.trusted_proxies)
-        offers = Offers(WebRtcSettings(bind_ips=["127.0.0.1"]))
-        app = web.Application(
-            middlewares=[
-                *middlewares,
-                guard(API_TOKEN, public_url=file.config.server.public_url, trusted=trusted),
-            ]
-        )
+        offers = Offers(webrtc)
+        access = guard(API_TOKEN, public_url=file.config.server.public_url, trusted=trusted)
+        app = web.Application(middlewares=[access])
         for door in (
             PageDoor(),
             ApiDoor(calls, store, {"agent": {"name": "test"}}),

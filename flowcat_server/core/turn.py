@@ -32,6 +32,7 @@ from flowcat_server.core.frames import (
     TurnDropped,
     TurnEnded,
 )
+from flowcat_server.core.keypad import WAIT_MS, Keypad
 
 ONSET_THRESHOLD = 0.5
 OFFSET_THRESHOLD = 0.35
@@ -53,8 +54,7 @@ class TurnRules:
     interruption: bool = True
     min_speech_ms: int = 250
     min_words: int = 0
-    digit_wait_ms: int = 1500
-    """Silence on the keypad that ends a number; ``#`` ends it at once."""
+    digit_wait_ms: int = WAIT_MS
 
 
 UNFINISHED = re.compile(
@@ -108,8 +108,7 @@ class TurnDetector:
         self._pause = 0
         self._answered = 0
         self._segments: dict[int, str] = {}
-        self._digits: list[str] = []
-        self._digit_ms = 0
+        self._keypad = Keypad(rules.digit_wait_ms)
 
     @property
     def speaking(self) -> bool:
@@ -169,11 +168,8 @@ class TurnDetector:
 
     def digit(self, digit: str, now_ms: int) -> list[Frame]:
         """A DTMF key."""
-        self._digits.append(digit)
-        self._digit_ms = now_ms
-        if digit == "#":
-            return self._end_digits(now_ms)
-        return []
+        number = self._keypad.press(digit, now_ms)
+        return self._immediate(number, now_ms) if number else []
 
     def typed(self, text: str, now_ms: int) -> list[Frame]:
         """A typed line is a whole turn and interrupts."""
@@ -181,15 +177,13 @@ class TurnDetector:
 
     def tick(self, now_ms: int) -> list[Frame]:
         """Time has passed."""
-        if self._digits and now_ms - self._digit_ms >= self.rules.digit_wait_ms:
-            return self._end_digits(now_ms)
-        return self._endpoint(now_ms)
+        number = self._keypad.tick(now_ms)
+        return self._immediate(number, now_ms) if number else self._endpoint(now_ms)
 
     def deadline_ms(self) -> int | None:
         """When `tick` is wanted next, or None. A `tick` at that time changes something."""
-        deadlines = []
-        if self._digits:
-            deadlines.append(self._digit_ms + self.rules.digit_wait_ms)
+        keypad = self._keypad.deadline_ms()
+        deadlines = [] if keypad is None else [keypad]
         if self._open and self._paused:
             due = self._last_voice + self._delay_ms() + AUDIO_STALL_MS
             if self._answered < self._pause:
@@ -272,11 +266,6 @@ class TurnDetector:
         self._speaking = False
         self._voice_run_start = None
         self._segments.clear()
-
-    def _end_digits(self, now_ms: int) -> list[Frame]:
-        digits = " ".join(self._digits)
-        self._digits.clear()
-        return self._immediate(f"[keypad: {digits}]", now_ms)
 
     def _immediate(self, text: str, now_ms: int) -> list[Frame]:
         frames: list[Frame] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -11,6 +11,7 @@ from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.conversation import Conversation
+from flowcat_server.core.frames import AgentText, ReplyEnded
 from flowcat_server.core.interfaces import (
     LanguageModel,
     SpeechToSpeech,
@@ -32,6 +33,7 @@ from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.realtime import RealtimeProcessor
+from flowcat_server.processors.realtime import Session as RealtimeSession
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import DeadAir, Model, ReplyProcessor
 from flowcat_server.processors.speak import Speaker, SpeakProcessor
@@ -110,7 +112,7 @@ class CallLine:
                 call, self.agent, self.playout, parts.toolbox.run, parts.toolbox.fillers
             )
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
-        self._reply: ReplyProcessor | None = None
+        self._opening: Callable[[], None] = lambda: None
         middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
             mode
         ]()
@@ -122,8 +124,7 @@ class CallLine:
 
     def begin(self) -> None:
         """The call is up: speak first."""
-        if self._reply is not None:
-            self._reply.greet()
+        self._opening()
 
     def played(self) -> None:
         """The far end has played more: a reply may have been heard to its end."""
@@ -175,18 +176,14 @@ class CallLine:
                 turn_config.dead_air.say,
             ),
         )
-        idle = IdleProcessor(
-            call,
-            IdleRules(
-                turn_config.idle.after,
-                turn_config.idle.say,
-                turn_config.idle.times,
-                turn_config.idle.then == "hangup",
-            ),
-            detector,
-            playout,
-            reply.begin,
-        )
+
+        def ask(text: str) -> None:
+            number = detector.skip()
+            reply.begin(number)
+            idle.emit(AgentText(number, text, call.now_ms()))
+            idle.emit(ReplyEnded(number))
+
+        idle = self._idle(lambda: detector.open, ask)
         speak = SpeakProcessor(
             call,
             [
@@ -198,7 +195,7 @@ class CallLine:
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
         )
-        self._reply = reply
+        self._opening = reply.greet
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, transcribe, reply, idle, speak]
@@ -206,17 +203,30 @@ class CallLine:
     def _realtime(self) -> list[Processor]:
         parts, transport = self._parts, self._transport
         assert parts.realtime is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
-        return [
-            RealtimeProcessor(
-                self._call,
+        config = parts.config
+        spec, deadline = config.topology.realtime, config.turn.deadlines.llm
+        realtime = RealtimeProcessor(
+            self._call,
+            RealtimeSession(
+                spec.provider,
                 parts.realtime,
-                self.agent,
-                self.playout,
-                transport.input_format,
-                transport.output_format,
-                self._actions,
-            )
-        ]
+                Deadline(spec.timeout or deadline.first, deadline.gap),
+                config.turn.interruption.enabled,
+            ),
+            self.agent,
+            self.playout,
+            transport.input_format,
+            transport.output_format,
+            self._actions,
+            parts.vad,
+        )
+        self._opening = realtime.greet
+        return [realtime, self._idle(lambda: realtime.caller_speaks, realtime.ask)]
+
+    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
+        idle = self._parts.config.turn.idle
+        rules = IdleRules(idle.after, idle.say, idle.times, idle.then == "hangup")
+        return IdleProcessor(self._call, rules, self.playout, caller_open, ask)
 
     def _echo(self) -> list[Processor]:
         transport = self._transport

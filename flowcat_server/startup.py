@@ -108,6 +108,12 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         raise first from None
+    if config.topology.mode == "realtime":
+        # The vendor takes turns; this one only measures when the caller's voice had ended.
+        meter, settings = settings_for(
+            "vad", ProviderSpec(provider="energy"), http=http, base_dir=loaded.base_dir
+        )
+        plugs["vad"] = [Candidate("energy", meter.create(settings))]
     built.parts = Parts(
         config,
         profile,

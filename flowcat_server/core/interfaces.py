@@ -322,7 +322,8 @@ class RealtimeSetup:
     input: AudioFormat
     output: AudioFormat
     greeting: str = ""
-    """Non-empty: the model opens the conversation with these words."""
+    """Non-empty: the model opens the conversation with these words; else it waits to be spoken
+    to, or for a `Speak`."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -351,6 +352,14 @@ class Say:
 
 
 @dataclass(slots=True, frozen=True)
+class Speak:
+    """The model is to speak now, although the caller said nothing."""
+
+    text: str = ""
+    """The exact words; empty: whatever fits its instructions."""
+
+
+@dataclass(slots=True, frozen=True)
 class Update:
     """New instructions and tools (another node of the graph)."""
 
@@ -358,7 +367,7 @@ class Update:
     tools: Sequence[ToolSpec]
 
 
-RealtimeInput = Audio | ToolResult | Truncate | Say | Update
+RealtimeInput = Audio | ToolResult | Truncate | Say | Speak | Update
 
 
 class RealtimeInbox(Protocol):
@@ -387,24 +396,35 @@ class AgentTranscript:
 
 @dataclass(slots=True, frozen=True)
 class CallerTranscript:
-    """What the caller said."""
+    """What the caller said; may come long after the answer has begun."""
 
     text: str
     final: bool
+    item: str = field(default="", compare=False)
+    """The vendor's id of the caller's turn, as in `CallerSpeaking`; empty: turns come in order."""
 
 
 @dataclass(slots=True, frozen=True)
 class CallerSpeaking:
-    """The vendor's turn detection heard the caller begin or stop."""
+    """The vendor's turn detection heard the caller begin or stop.
+
+    A vendor that answers a turn does so unasked after its end.
+    """
 
     speaking: bool
+    item: str = field(default="", compare=False)
+    """The vendor's id of the caller's turn."""
 
 
 @dataclass(slots=True, frozen=True)
 class ResponseEnded:
-    """The agent has finished an answer (its audio may still be playing)."""
+    """The agent has finished an answer (its audio may still be playing), or was cut off.
+
+    One for every answer, behind its audio, text and tool calls.
+    """
 
     item: str
+    """The last item of the answer; empty when it had no audio."""
 
 
 RealtimeEvent = (

@@ -88,10 +88,13 @@ class Playout:
         reply.pieces[piece].text += text
         return True
 
-    def heard_so_far_ms(self, turn: int, now_ms: int) -> int:
-        """How much of an open reply has been heard."""
+    def heard_so_far_ms(self, turn: int, now_ms: int) -> list[int]:
+        """How much of each piece of an open reply would be heard if it were cut off now."""
         reply = self._open.get(turn)
-        return 0 if reply is None else self._heard(reply, now_ms)[0]
+        if reply is None:
+            return []
+        sizes = self._timeline.heard_bytes(reply, self._last_ms(now_ms))
+        return [self.audio.duration_ms(size) for size in sizes]
 
     def push(
         self, turn: int, piece: int, payload: bytes, now_ms: int, words: Sequence[Word] = ()
@@ -226,9 +229,7 @@ class Playout:
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""
-        # A far end that buffers forgets at once; what was sent to any other will be heard.
-        timeline = self._timeline
-        last_ms = now_ms if timeline.marks else max(now_ms, timeline.end_ms)
+        last_ms = self._last_ms(now_ms)
         cut = list(self._open.values())
         for reply in cut:
             reply.heard_ms, reply.heard = self._heard(reply, last_ms)
@@ -239,10 +240,15 @@ class Playout:
             self._settle(reply)
         self._queue.clear()
         self._queued = self._offset = 0
-        timeline.cut(last_ms)
+        self._timeline.cut(last_ms)
         if self._on_clear is not None:
             self._on_clear(last_ms)
         return cut
+
+    def _last_ms(self, now_ms: int) -> int:
+        """When the last sample sounds if playing is cut off now."""
+        # A far end that buffers forgets at once; what was sent to any other will be heard.
+        return now_ms if self._timeline.marks else max(now_ms, self._timeline.end_ms)
 
     def _settle(self, reply: Reply) -> None:
         reply.settled = True

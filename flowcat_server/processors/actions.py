@@ -128,11 +128,7 @@ class Actions:
         speech = [agent.render(edge.speech)] if edge.speech else []
         if node.greeting:
             speech.append(agent.render(node.greeting))
-            return Outcome(
-                f"You are now at: {node.name}. You have said its opening words.",
-                tuple(speech),
-                ask_again=False,
-            )
+            return Outcome(f"You are now at: {node.name}.", tuple(speech), ask_again=False)
         return Outcome(f"You are now at: {node.name}.", tuple(speech))
 
     def _transfer(self, name: str) -> Outcome:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flowcat_server.core import ended
-from flowcat_server.core.frames import AgentText, Frame, Interrupted, ReplyEnded, TurnEnded
+from flowcat_server.core.frames import Frame, Interrupted, TurnEnded
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
-from flowcat_server.core.turn import TurnDetector
 from flowcat_server.processors.call import Call
 
 CHECK_MS = 500
@@ -32,24 +31,24 @@ class IdleProcessor(Processor):
         self,
         call: Call,
         rules: IdleRules,
-        detector: TurnDetector,
         playout: Playout,
-        begin_reply: Callable[[int], None],
+        caller_open: Callable[[], bool],
+        ask: Callable[[str], None],
     ) -> None:
         """Create the stage.
 
         Args:
             call: The owner.
             rules: When to ask.
-            detector: Whether the caller speaks.
-            playout: Whether the agent does.
-            begin_reply: Opens a reply of the given number for what the agent asks.
+            playout: Whether the agent speaks.
+            caller_open: Whether the caller does.
+            ask: Has the agent say a text as a turn of its own.
         """
         self._call = call
         self._rules = rules
-        self._detector = detector
         self._playout = playout
-        self._begin_reply = begin_reply
+        self._caller_open = caller_open
+        self._ask = ask
         self._quiet_since: int | None = None
         self._asked = 0
         self._timer = call.call_at(call.now_ms() + CHECK_MS, self._check)
@@ -65,7 +64,7 @@ class IdleProcessor(Processor):
     def _check(self) -> None:
         now = self._call.now_ms()
         self._timer = self._call.call_at(now + CHECK_MS, self._check)
-        if self._playout.active() is not None or self._detector.open:
+        if self._playout.active() is not None or self._caller_open():
             self._quiet_since = None
             return
         if self._quiet_since is None:
@@ -80,7 +79,4 @@ class IdleProcessor(Processor):
         text = self._rules.say[self._asked % len(self._rules.say)] if self._rules.say else ""
         self._asked += 1
         if text:
-            turn = self._detector.skip()
-            self._begin_reply(turn)
-            self.emit(AgentText(turn, text, now))
-            self.emit(ReplyEnded(turn))
+            self._ask(text)

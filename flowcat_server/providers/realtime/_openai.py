@@ -33,6 +33,7 @@ from flowcat_server.core.interfaces import (
     RealtimeSetup,
     ResponseEnded,
     Say,
+    Speak,
     ToolCall,
     ToolResult,
     ToolSpec,
@@ -91,6 +92,7 @@ class Conversation:
         self._provider, self._key = provider, key
         self._session, self._setup = session, setup
         self._output = setup.output
+        self._instructions = setup.instructions
         self.ready = False
         """The vendor has accepted the session's settings."""
         self._replies: list[Json] = []
@@ -162,7 +164,10 @@ class Conversation:
             message = {"type": "message", "role": "user", "content": content}
             yield {"type": "conversation.item.create", "item": message}
             self._wanted = self._wanted or {}
+        elif isinstance(item, Speak):
+            self._wanted = self._exactly(item.text) if item.text else self._wanted or {}
         elif isinstance(item, Update):
+            self._instructions = item.instructions
             session = {
                 "type": "realtime",
                 "instructions": item.instructions,
@@ -221,7 +226,7 @@ class Conversation:
         elif kind.startswith("conversation.item.input_audio_transcription."):
             yield from self._transcription(kind.rpartition(".")[2], event)
         elif kind.startswith("input_audio_buffer.speech_"):
-            yield from self._speech(kind.endswith("started"))
+            yield from self._speech(kind.endswith("started"), str(event.get("item_id") or ""))
         elif kind == "response.output_item.done":
             yield from self._item_done(event["item"])
         elif kind == "response.created":
@@ -235,13 +240,16 @@ class Conversation:
 
     def _updated(self) -> None:
         if not self.ready and self._setup.greeting:
-            instructions = (
-                f"{self._setup.instructions}\n\n"
-                "The call begins now. Say exactly these words and nothing else:\n"
-                f"{self._setup.greeting}"
-            )
-            self._wanted = {"instructions": instructions.strip(), "tool_choice": "none"}
+            self._wanted = self._exactly(self._setup.greeting)
         self.ready = True
+
+    def _exactly(self, text: str) -> Json:
+        """A response of these words."""
+        # They replace the session's instructions for this response.
+        instructions = (
+            f"{self._instructions}\n\nSay exactly these words now, and nothing else:\n{text}"
+        )
+        return {"instructions": instructions.strip(), "tool_choice": "none"}
 
     def _audio(self, event: Mapping[str, Any]) -> Iterator[RealtimeEvent]:
         item = str(event["item_id"])
@@ -258,23 +266,24 @@ class Conversation:
         if step == "delta":
             text = self._heard.get(item, "") + str(event.get("delta") or "")
             _remember(self._heard, item, text)
-            yield CallerTranscript(text, final=False)
+            yield CallerTranscript(text, final=False, item=item)
         elif step == "completed":
             self._heard.pop(item, None)
-            yield CallerTranscript(str(event["transcript"]), final=True)
+            yield CallerTranscript(str(event["transcript"]), final=True, item=item)
         elif step == "failed":
             self._heard.pop(item, None)
             _, _, text = self._describe(event.get("error"))
             log.warning("s2s_transcription_failed", provider=self._provider, reason=text)
+            yield CallerTranscript("", final=True, item=item)
 
-    def _speech(self, speaking: bool) -> Iterator[RealtimeEvent]:
+    def _speech(self, speaking: bool, item: str) -> Iterator[RealtimeEvent]:
         self._caller_speaking = speaking
         if not speaking and self._vad_responds():
             # The response to this turn sees everything that was to be responded to; and a tool
             # that was forgotten over it must not hold back the responses after it.
             self._wanted = None
             self._open_calls.clear()
-        yield CallerSpeaking(speaking)
+        yield CallerSpeaking(speaking, item)
 
     def _vad_responds(self) -> bool:
         detection = self._session.get("audio", {}).get("input", {}).get("turn_detection") or {}

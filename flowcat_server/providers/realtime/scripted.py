@@ -26,6 +26,7 @@ from flowcat_server.core.interfaces import (
     RealtimeSetup,
     ResponseEnded,
     Say,
+    Speak,
     ToolCall,
     ToolResult,
 )
@@ -33,6 +34,9 @@ from flowcat_server.providers import tones
 from flowcat_server.providers.drills import FaultOptions, FaultPlan
 from flowcat_server.providers.llm.scripted import ECHO, Reply
 from flowcat_server.providers.registry import Provider, Settings
+
+OPENING = "Hello."
+"""Said when the model is to speak first and has no greeting."""
 
 Planned = tuple[float, RealtimeEvent]
 """An event and the loop's time at which it is due."""
@@ -142,10 +146,13 @@ class _Model:
         elif isinstance(item, Say):
             self._interrupt(now)
             self._answer(item.text, now)
+        elif isinstance(item, Speak):
+            self.say(item.text or OPENING, now)
         elif isinstance(item, ToolResult):
             reply = self._tools.pop(item.call_id, None)
-            if reply is not None and item.respond:
-                self.say(self._fill(reply.then, item.result), now)
+            if item.respond:
+                then = reply.then if reply is not None else ""
+                self.say(self._fill(then, item.result), now)
 
     def _listen(self, item: Audio, now: float) -> None:
         pcm = sound.decode(item.payload, self._input.encoding)
@@ -167,14 +174,10 @@ class _Model:
 
     def _interrupt(self, now: float) -> None:
         """Forget what was still to be said, as the vendors do when their detection fires."""
-        kept = [
-            entry
-            for entry in self._plan
-            if not isinstance(entry[1], (AgentAudio, AgentTranscript, ResponseEnded, ToolCall))
-        ]
-        self._plan = deque(kept)
-        if self._item:
-            self._plan.append((now, ResponseEnded(self._item)))
+        unsaid = (AgentAudio, AgentTranscript, ToolCall)
+        cut = [(now, event) for _, event in self._plan if isinstance(event, ResponseEnded)]
+        kept = [e for e in self._plan if not isinstance(e[1], (*unsaid, ResponseEnded))]
+        self._plan = deque([*kept, *cut])
 
     def _answer(self, text: str, now: float) -> None:
         replies = self._options.replies
@@ -182,31 +185,32 @@ class _Model:
         self._turns += 1
         self._caller = text
         reply = Reply(say=chosen) if isinstance(chosen, str) else chosen
-        due = self.say(self._fill(reply.say, ""), now)
+        call = None
         if reply.tool:
-            call_id = f"scripted-{self._turns}"
-            self._tools[call_id] = reply
-            self._plan.append((due, ToolCall(call_id, reply.tool, dict(reply.arguments))))
+            call = ToolCall(f"scripted-{self._turns}", reply.tool, dict(reply.arguments))
+            self._tools[call.id] = reply
+        self.say(self._fill(reply.say, ""), now, call)
 
     def _fill(self, text: str, result: str) -> str:
         return text.replace("{caller}", self._caller).replace("{result}", result)
 
-    def say(self, text: str, now: float) -> float:
-        """Plan one answer; returns when its last event is due."""
-        if not text.strip():
-            return now
+    def say(self, text: str, now: float, call: ToolCall | None = None) -> None:
+        """Plan one answer: what it says, then what it calls."""
         options = self._options
-        self._items += 1
-        self._item = item = f"item-{self._items}"
-        due = now + options.first_audio_ms / 1000
+        due, item = now, ""
+        if text.strip():
+            self._items += 1
+            self._item = item = f"item-{self._items}"
+            due += options.first_audio_ms / 1000
         for speech in tones.speak(
             text, self._output, ms_per_char=options.ms_per_char, tone_hz=options.tone_hz
         ):
             self._plan.append((due, AgentTranscript(speech.words[0].text + " ", item)))
             self._plan.append((due, AgentAudio(speech.audio, item)))
             due += options.realtime_factor * self._output.duration_ms(len(speech.audio)) / 1000
+        if call is not None:
+            self._plan.append((due, call))
         self._plan.append((due, ResponseEnded(item)))
-        return due
 
 
 def create(settings: Settings) -> ScriptedRealtime:

@@ -1,0 +1,106 @@
+"""Tools of a speech-to-speech session: what a response calls is run, its results go back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from flowcat_server.core.agent import Agent
+from flowcat_server.core.interfaces import RealtimeInput, ToolCall, ToolResult, Update
+from flowcat_server.processors.actions import Actions, Outcome
+from flowcat_server.processors.call import Call
+from flowcat_server.processors.reply import MAX_ROUNDS, UNFINISHED
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Round:
+    """The tool calls of one response."""
+
+    turn: int
+    calls: Sequence[ToolCall]
+    number: int
+    """Of the reply's rounds, counted from 1."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+
+
+class ToolRounds:
+    """One round at a time: the vendor goes on only when it has the results."""
+
+    def __init__(
+        self,
+        call: Call,
+        agent: Agent,
+        actions: Actions,
+        signal: Callable[[RealtimeInput], None],
+        done: Callable[[int, bool], None],
+    ) -> None:
+        """Create the set.
+
+        Args:
+            call: The owner.
+            agent: Where the call is in the graph; the vendor has the current node's instructions.
+            actions: Carries out tool calls.
+            signal: Takes input for the vendor.
+            done: Told the reply whose tools have returned, and whether it goes on.
+        """
+        self._call = call
+        self._agent = agent
+        self._actions = actions
+        self._signal = signal
+        self._done = done
+        self._round: _Round | None = None
+        self._told_node = agent.node.id
+
+    def begin(self, turn: int, calls: Sequence[ToolCall]) -> None:
+        """Carry out what a response of a reply called."""
+        last = self._round
+        number = last.number + 1 if last is not None and last.turn == turn else 1
+        self._round = work = _Round(turn, calls, number)
+        work.task = self._call.spawn(f"tools-{turn}", self._act(work))
+
+    def drop(self) -> None:
+        """The caller interrupted: tools are stopped, the vendor gets what results there are."""
+        work, self._round = self._round, None
+        if work is not None and work.task is not None:
+            work.task.cancel()
+            self._tell_results(work, respond=False)
+
+    def tell_node(self) -> None:
+        """Give the vendor the instructions of the node where the conversation is."""
+        if self._agent.node.id != self._told_node:
+            self._told_node = self._agent.node.id
+            self._signal(Update(self._agent.system_prompt(), self._agent.tools()))
+
+    async def _act(self, work: _Round) -> None:
+        # A way to another node is taken last: the other calls were meant for the node before.
+        for call in sorted(work.calls, key=self._actions.moves):
+            work.outcomes[call.id] = await self._actions.run(work.turn, call)
+        work.task = None
+        self.tell_node()
+        outcomes = work.outcomes.values()
+        again = all(o.ask_again for o in outcomes) or any(o.speech for o in outcomes)
+        if again and work.number >= MAX_ROUNDS:
+            log.warning("reply_rounds_exceeded", turn=work.turn, rounds=MAX_ROUNDS)
+            again = False
+        self._tell_results(work, respond=again)
+        self._done(work.turn, again)
+
+    def _tell_results(self, work: _Round, *, respond: bool) -> None:
+        last = work.calls[-1]
+        for call in work.calls:
+            outcome = work.outcomes.get(call.id)
+            result = _told(outcome) if outcome is not None else UNFINISHED
+            self._signal(ToolResult(call.id, result, respond=respond and call is last))
+
+
+def _told(outcome: Outcome) -> str:
+    """What the model is told; words that the file prescribes are its to speak."""
+    if not outcome.speech:
+        return outcome.result
+    return f"{outcome.result} Say exactly these words now: {' '.join(outcome.speech)}"

@@ -26,6 +26,9 @@ from flowcat_server.providers.llm._intents.wording import lower_first, sentences
 _SHORT_WORDS = 4
 _SMALL_TALK = frozenset({"thanks", "greeting", "affirm", "how_are_you"})
 _PAIR = 2
+_OVER = (Target("intent", "nothing_else"), Target("intent", "goodbye"))
+_UNNAMED = re.compile(r"fact-\d+")
+"""The id that an agent file's fact without a name is given."""
 
 
 class Answering:
@@ -234,11 +237,9 @@ class Answering:
         return True
 
     def _is_over(self, ranked: Sequence[Match]) -> bool:
-        """Whether a "no" says that nothing else is wanted ("no thanks, that's all")."""
+        """Whether a "no" says that nothing else is wanted ("no thanks, that's all", "no, bye")."""
         clear = self._options.thresholds.clear
-        return any(
-            m.target == Target("intent", "nothing_else") and m.score >= clear for m in ranked
-        )
+        return any(m.target in _OVER and m.score >= clear for m in ranked)
 
     def _offered(self, turn: Turn) -> str:
         """What a yes or no refers to: our own offer, or the question heard last."""
@@ -303,9 +304,14 @@ class Answering:
     def _as_proposal(self, turn: Turn, target: Target) -> str:
         """A target as one would propose it: "book a visit", "ask about parking"."""
         if target.kind == "fact":
+            fact = turn.fact(target.key)
+            if fact is not None and fact.questions and _UNNAMED.fullmatch(fact.id):
+                return f'ask "{lower_first(fact.questions[0]).strip(" .?!")}"'
             return f"ask about {re.sub(r'[_-]+', ' ', target.key)}"
         edge = turn.edge(target.key)
-        return self._edge_proposal(edge) if edge else ""
+        if edge is None or edge.tool_name == END_CALL:
+            return ""  # nobody needs to be told that they may hang up
+        return self._edge_proposal(edge)
 
     def _edge_proposal(self, edge: Edge) -> str:
         text = edge.label

@@ -83,7 +83,7 @@ async def test_understands_sentences_it_was_not_made_with(model, loaded, capsys,
     ]
     rate = 1 - len(wrong) / len(entries)
     with capsys.disabled():
-        print(f"\nintents, {group}: {rate:.1%} of {len(entries)} sentences")  # noqa: T201
+        print(f"\nintents, {group}: {rate:.1%} of {len(entries)} sentences")
     assert rate >= floor, wrong
 
 
@@ -118,7 +118,7 @@ async def test_a_reply_takes_milliseconds(model, loaded, capsys):
         took.append((time.perf_counter() - start) * 1000)
     median = sorted(took)[len(took) // 2]
     with capsys.disabled():
-        print(f"\nintents, one reply: median {median:.1f} ms, longest {max(took):.1f} ms")  # noqa: T201
+        print(f"\nintents, one reply: median {median:.1f} ms, longest {max(took):.1f} ms")
     assert median < 60
 
 

@@ -26,7 +26,7 @@ from flowcat_server.providers.llm._intents.wording import lower_first, sentences
 _SHORT_WORDS = 4
 _SMALL_TALK = frozenset({"thanks", "greeting", "affirm", "how_are_you"})
 _PAIR = 2
-_OVER = (Target("intent", "nothing_else"), Target("intent", "goodbye"))
+_NOTHING_ELSE, _GOODBYE = Target("intent", "nothing_else"), Target("intent", "goodbye")
 _UNNAMED = re.compile(r"fact-\d+")
 """The id that an agent file's fact without a name is given."""
 
@@ -239,7 +239,11 @@ class Answering:
     def _is_over(self, ranked: Sequence[Match]) -> bool:
         """Whether a "no" says that nothing else is wanted ("no thanks, that's all", "no, bye")."""
         clear = self._options.thresholds.clear
-        return any(m.target in _OVER and m.score >= clear for m in ranked)
+        return any(
+            (m.target == _NOTHING_ELSE and m.score >= clear)
+            or (m.target == _GOODBYE and self.accepts(m))
+            for m in ranked
+        )
 
     def _offered(self, turn: Turn) -> str:
         """What a yes or no refers to: our own offer, or the question heard last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from flowcat_server.errors import ToolError
 MAX_BODY_BYTES = 256 * 1024
 """What is read of an answer; a model is shown less of it."""
 MAX_ERROR_CHARS = 500
+_ONE_ARGUMENT = re.compile(r"\s*\{\{\s*args\.(\w+)\s*\}\}\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,9 @@ class _Stand(Mapping[str, Any]):
 def _fill(value: Any, scope: Mapping[str, Any]) -> Any:
     """Fill templates in a JSON value; a string that is one template keeps the value's type."""
     if isinstance(value, str):
-        name = value.strip()
-        if name.startswith("{{args.") and name.endswith("}}") and name.count("{{") == 1:
-            argument = name[7:-2].strip()
-            if argument.isidentifier():
-                return scope["args"].get(argument)
+        argument = _ONE_ARGUMENT.fullmatch(value)
+        if argument is not None:
+            return scope["args"].get(argument[1])
         return render(value, scope)
     if isinstance(value, Mapping):
         return {key: _fill(inner, scope) for key, inner in value.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -108,7 +109,7 @@ def describe(name: str, function: Callable[..., Any]) -> ToolSpec:
 def _parameters(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
     """What the model may give, by name, and what it must be."""
     try:
-        hints = get_type_hints(function)
+        hints = get_type_hints(_annotated(function))
     except (NameError, TypeError, AttributeError) as error:
         raise ConfigError(f"tool function {_name(function)}: {error}") from error
     adapters: dict[str, TypeAdapter[Any]] = {}
@@ -120,6 +121,16 @@ def _parameters(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
         except PydanticUserError as error:
             raise _no_schema(function, parameter.name) from error
     return adapters
+
+
+def _annotated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the annotations of a callable are."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isclass(function):
+        initializer: Callable[..., Any] = function.__init__
+        return initializer
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 def _no_schema(function: Callable[..., Any], parameter: str) -> ConfigError:

@@ -629,7 +629,7 @@ async def test_a_transfer_updates_the_call_before_the_socket_closes(
             return await update(request)
 
         rest.update = watched  # type: ignore[method-assign]
-        session.pass_on(TransferTarget("desk", "+15550123", ""))
+        session.pass_on(TransferTarget("desk", "+15550123"))
         await leg.closed()
         await house.settled(0)
         assert rest.attempts == attempts

@@ -212,13 +212,14 @@ async def call(
     *,
     buffers: bool = True,
     marks: bool = True,
+    audio: AudioFormat = PCM_8K,
     tools: Sequence[Tool] = (),
     extra: Mapping[str, Sequence[Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Script]:
     """A live call of an agent; hung up by the caller at the end of the block."""
     shared = await parts(loaded(yaml), tools, extra)
-    transport = LoopbackTransport(buffers=buffers, marks=marks)
+    transport = LoopbackTransport(buffers=buffers, audio=audio, marks=marks)
     session = Session(
         "call-1",
         transport,

@@ -14,7 +14,9 @@ delay, and after a burst it is empty at once. It waits only
 What arrives after its time was made up (the network stalled and then delivered everything) is
 still played, because it is speech: the output grows by the made-up time, which is taken back
 from later pauses. Only what is older than `STALE_MS` is dropped: a browser that was frozen for
-15 s delivers 15 s of the past.
+15 s delivers 15 s of the past. But a sender whose clock stood still (a page that makes its
+"microphone" itself and was silent) looks the same at first, and what it begins to say is new;
+so the first packets that come so late are held for `JUDGE_MS`: the past comes faster than time.
 
 Pure: the time is an argument in milliseconds, timestamps are in RTP units. The buffer never
 decodes; it says what the decoder has to do. RFC 3550 section A.1 for sequence numbers.
@@ -34,6 +36,9 @@ PAUSE_MS = 60
 FILL_MS = 20
 """What is made up at once while nothing comes."""
 STALE_MS = 1_000
+JUDGE_MS = 100
+BUNCHED_MS = 60
+"""So much more than the time that passed may come at once from a sender that is on time."""
 CONCEAL_MS = 100
 """Concealment repeats what was heard; after this long it would be noise: silence."""
 MAX_PENDING = 100
@@ -146,6 +151,10 @@ class JitterBuffer:
         """Ticks made up since the last packet."""
         self._suspect: int | None = None
         self._stale_from: tuple[int, int] | None = None
+        self._backlog = False
+        """The past is being delivered."""
+        self._held: list[Packet] = []
+        """In order, and far too late."""
         self._offset = self._offset_next = 0
         self._window_ends = self._hold_checked = self._ticked = 0
 
@@ -184,8 +193,8 @@ class JitterBuffer:
             self._start(seq, packet, now_ms)
             self._release(packet, now_ms)
         elif ticks and self._is_stale(packet, now_ms):
-            if step == 0:
-                self._next_seq = (seq + 1) & 0xFFFF
+            self._next_seq = (seq + 1) & 0xFFFF
+            self._hold_back(packet, now_ms)
         elif step == 0:
             # The common case passes through without being stored.
             self._measure(packet, now_ms)
@@ -205,6 +214,7 @@ class JitterBuffer:
             self._give_up(now_ms)
             self._drain(now_ms)
         self._given_up.clear()
+        self._held.clear()
         self._running = False
         behind = now_ms - self._offset - self._ms(self._position)
         if 0 < behind <= STALL_MS:
@@ -217,10 +227,12 @@ class JitterBuffer:
         if not self._running:
             return
         self._settle(now_ms)
+        self._judge(now_ms)
         if now_ms - self._hold_checked >= HOLD_DECAY_MS:
             self._hold_checked = now_ms
             self.hold_ms = max(HOLD_MS, self.hold_ms - 20)
-        if not self._pending and now_ms - self._ticked <= MAX_TICK_MS:
+        idle = not self._pending and not self._held
+        if idle and now_ms - self._ticked <= MAX_TICK_MS:
             self._fill(now_ms)
         self._ticked = now_ms
 
@@ -262,6 +274,9 @@ class JitterBuffer:
 
     def _release(self, packet: Packet, now_ms: int) -> None:
         self._next_seq = (self._next_seq + 1) & 0xFFFF
+        self._play(packet, now_ms)
+
+    def _play(self, packet: Packet, now_ms: int) -> None:
         self._quiet = packet.pause
         self._arrived_ms = packet.arrived_ms
         if packet.ticks:
@@ -339,18 +354,50 @@ class JitterBuffer:
     def _is_stale(self, packet: Packet, now_ms: int) -> bool:
         late = now_ms - self._offset - self._ms(packet.timestamp)
         if late <= STALE_MS:
-            self._stale_from = None
+            self._forget_held()
+            self._backlog, self._stale_from = False, None
             return False
         since, first = self._stale_from or (now_ms, late)
         self._stale_from = (since, first)
         if now_ms - since >= STALE_MS and late > first - STALE_MS // 2:
             # It is not a backlog being worked off: the way has become longer for good.
-            self._stale_from = None
+            self._backlog, self._stale_from = False, None
             self._rebase(now_ms - self._ms(packet.timestamp))
             return False
-        self.stats.stale += 1
-        self._sender = packet.timestamp + packet.ticks
         return True
+
+    def _hold_back(self, packet: Packet, now_ms: int) -> None:
+        self._sender = packet.timestamp + packet.ticks
+        self._arrived_ms = now_ms
+        if self._backlog:
+            self.stats.stale += 1
+        else:
+            self._held.append(packet)
+            self._judge(now_ms)
+
+    def _judge(self, now_ms: int) -> None:
+        """Whether what was held back is the past, or the present of a clock that stood still."""
+        if not self._held:
+            return
+        first, last = self._held[0], self._held[-1]
+        waited = now_ms - first.arrived_ms
+        if waited < JUDGE_MS:
+            return
+        if self._ms(last.timestamp + last.ticks - first.timestamp) > waited + BUNCHED_MS:
+            self._backlog = True
+            self._forget_held()
+            return
+        self._rebase(min(each.arrived_ms - self._ms(each.timestamp) for each in self._held))
+        self._stale_from = None
+        # What was made up meanwhile was time that did pass: nothing is owed for it.
+        self._position = first.timestamp
+        held, self._held = self._held, []
+        for packet in held:
+            self._play(packet, now_ms)
+
+    def _forget_held(self) -> None:
+        self.stats.stale += len(self._held)
+        self._held.clear()
 
     def _is_jump(self, packet: Packet, now_ms: int) -> bool:
         """The sender's clock neither went on from its last packet nor with the time."""
@@ -377,6 +424,8 @@ class JitterBuffer:
         self._debt = self._stalled = 0
         self._quiet = False
         self._suspect = self._stale_from = None
+        self._backlog = False
+        self._held.clear()
         self._arrived_ms = self._hold_checked = self._ticked = now_ms
         self._window_ends = now_ms + WINDOW_MS
         self._rebase(now_ms - self._ms(packet.timestamp))

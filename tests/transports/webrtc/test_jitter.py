@@ -79,6 +79,10 @@ class Line:
         return [int.from_bytes(a.payload, "big") for a in self.actions if isinstance(a, Play)]
 
     @property
+    def play_times(self) -> list[int]:
+        return [t for t, a in zip(self.times, self.actions, strict=True) if isinstance(a, Play)]
+
+    @property
     def ms(self) -> int:
         """Length of everything emitted."""
         ticks = 0
@@ -183,12 +187,7 @@ def test_loss_leaves_no_delay_behind() -> None:
     line.lose([n % 20 == 7 for n in range(500)])
     line.lose([False] * 150, start=500)
     delays = [
-        at - (1_000 + number * 20)
-        for number, at in zip(
-            line.played,
-            [t for t, a in zip(line.times, line.actions, strict=True) if isinstance(a, Play)],
-            strict=True,
-        )
+        at - (1_000 + number * 20) for number, at in zip(line.played, line.play_times, strict=True)
     ]
     assert max(delays) <= 2 * HOLD_MS + 20
     assert max(delays[-150:]) == 0
@@ -262,11 +261,7 @@ def test_a_frozen_client_does_not_bring_back_the_past() -> None:
     line.run(arrivals, 22_000)
     delays = {
         number: at - (1_000 + number * 20)
-        for number, at in zip(
-            line.played,
-            [t for t, a in zip(line.times, line.actions, strict=True) if isinstance(a, Play)],
-            strict=True,
-        )
+        for number, at in zip(line.played, line.play_times, strict=True)
         if number >= 50
     }
     assert line.buffer.stats.stale > 500
@@ -280,6 +275,31 @@ def test_a_way_that_became_longer_for_good_is_accepted() -> None:
     line.run({n: 1_000 + n * 20 + 1_500 for n in range(50, 250)}, 7_500)
     assert line.played[-100:] == list(range(150, 250))
     assert line.buffer.stats.stale <= 60
+
+
+@pytest.mark.parametrize("pause_ms", [1_100, 2_500, 15_000])
+def test_what_follows_a_clock_that_stood_still_is_new(pause_ms: int) -> None:
+    """A page that makes its sound itself sends nothing while it is silent, not even time."""
+    line = Line()
+    line.lose([False] * 50)
+    line.run({n: 1_000 + n * 20 + pause_ms for n in range(50, 150)}, 4_500 + pause_ms)
+    line.run({n: 1_000 + n * 20 + 2 * pause_ms for n in range(150, 250)}, 6_500 + 2 * pause_ms)
+    assert line.played == list(range(250))
+    assert line.buffer.stats.stale == 0
+    delays = [
+        at - (1_000 + number * 20 + pause_ms * (1 + (number >= 150)))
+        for number, at in zip(line.played, line.play_times, strict=True)
+        if number >= 50
+    ]
+    assert max(delays) <= 120
+    assert abs(line.ms - (line.now - 1_000)) <= 300, "silence is counted in real time"
+
+
+def test_a_short_word_after_a_still_clock_is_heard() -> None:
+    line = Line()
+    line.lose([False] * 50)
+    line.run({n: 5_000 + n * 20 for n in range(50, 53)}, 7_000)
+    assert line.played == list(range(53))
 
 
 def test_a_longer_way_within_the_limit_does_not_stutter() -> None:

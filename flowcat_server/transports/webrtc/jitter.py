@@ -216,6 +216,10 @@ class JitterBuffer:
         self._given_up.clear()
         self._held.clear()
         self._running = False
+        self._silence_until(now_ms)
+
+    def _silence_until(self, now_ms: int) -> None:
+        """What would have been made up, had it been waited longer."""
         behind = now_ms - self._offset - self._ms(self._position)
         if 0 < behind <= STALL_MS:
             self._emit(Silence(behind * self._rate // 1000))
@@ -387,6 +391,7 @@ class JitterBuffer:
             self._backlog = True
             self._forget_held()
             return
+        self._silence_until(first.arrived_ms)
         self._rebase(min(each.arrived_ms - self._ms(each.timestamp) for each in self._held))
         self._stale_from = None
         # What was made up meanwhile was time that did pass: nothing is owed for it.

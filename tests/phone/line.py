@@ -74,6 +74,8 @@ class Phone:
         self.heard = Heard()
         self.hung_up = asyncio.Event()
         self.hung_up_at: float | None = None
+        self.sent = bytearray()
+        """Everything that went into the microphone."""
         self.marks: list[str] = []
         self.clears: list[int] = []
         """Frame numbers at which a clear arrived."""
@@ -121,9 +123,12 @@ class Phone:
 
     def say(self, pcm: bytes) -> None:
         """Queue PCM16 8 kHz speech; returns at once."""
+        self.say_mulaw(audioop.lin2ulaw(pcm, 2))
+
+    def say_mulaw(self, mulaw: bytes) -> None:
+        """The same, given as it goes over the wire."""
         if self.hung_up.is_set():
             raise Hangup
-        mulaw = audioop.lin2ulaw(pcm, 2)
         for start in range(0, len(mulaw), FRAME_BYTES):
             self._all_said.clear()
             self._to_say.append(mulaw[start : start + FRAME_BYTES].ljust(FRAME_BYTES, b"\xff"))
@@ -263,6 +268,7 @@ class Phone:
                 payload = SILENCE
                 self._all_said.set()
             self._frame += 1
+            self.sent += payload
             try:
                 await self._send(
                     {

@@ -21,6 +21,7 @@ from flowcat_server.core.audio import PCM_8K, AudioFormat
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.pipeline import CallLine, Candidate, Parts
+from flowcat_server.processors.record import Recorder
 from flowcat_server.providers.http import Http
 from flowcat_server.providers.registry import Kind, Settings, find
 from flowcat_server.session import Session
@@ -216,6 +217,7 @@ async def call(
     tools: Sequence[Tool] = (),
     extra: Mapping[str, Sequence[Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[Script]:
     """A live call of an agent; hung up by the caller at the end of the block."""
     shared = await parts(loaded(yaml), tools, extra)
@@ -223,7 +225,7 @@ async def call(
     session = Session(
         "call-1",
         transport,
-        lambda owner: CallLine(owner, shared, transport, None, variables),
+        lambda owner: CallLine(owner, shared, transport, recorder, variables),
         agent_name="test",
         channel="loopback",
         max_call_ms=shared.config.limits.max_call,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"([.!?…؟।]+[\"'”’»)\]]*)\s+|([。！？]+[」』”’）]*)\s*(?=[^」』”’）。！？])|\n+")
+_END = re.compile(r"([.!?…؟।]+[\"'”’»«)\]]*)\s+|([。！？]+[」』”’）]*)\s*(?=[^」』”’）。！？])|\n+")
 """Chinese and Japanese put no space behind a sentence; Arabic and Hindi have marks of their own."""
 _ABBREVIATION = re.compile(
     r"(?:\b(?:mr|mrs|ms|dr|st|prof|no|vs|etc|approx|e\.g|i\.e|a\.m|p\.m)|\b[A-Za-z]|^\d+)\.$",

@@ -231,3 +231,32 @@ def test_every_pause_is_answered_or_runs_out(steps: list[tuple[float, str | None
     assert not call.detector.open
     turns = [frame.turn for frame in call.frames if isinstance(frame, TurnEnded)]
     assert turns == list(range(1, len(turns) + 1))
+
+
+def run_without_audio(call: Script, until: int) -> int:
+    """Let only the clock go on, waking when asked; returns how often that was."""
+    woken = 0
+    while (due := call.detector.deadline_ms()) is not None and due < until and woken < 1000:
+        woken += 1
+        call.now = max(call.now, due)
+        call.frames += call.detector.tick(call.now)
+    return woken
+
+
+@pytest.mark.parametrize("rules", [TurnRules(), TurnRules(transcript_wait_ms=300)])
+@pytest.mark.parametrize("text", ["Hello.", "I want to", None])
+def test_a_line_that_falls_silent_wakes_the_detector_a_few_times_only(
+    rules: TurnRules, text: str | None
+):
+    call = Script(rules).speech(640).silence(224)
+    if text is not None:
+        call.transcript(text)
+    assert run_without_audio(call, call.now + 60_000) <= 3
+    assert not call.detector.open
+    assert call.kinds()[-1] == ("TurnDropped" if text is None else "TurnEnded")
+
+
+def test_a_caller_who_mutes_in_mid_word_wakes_it_a_few_times_only():
+    call = Script().speech(640)
+    assert run_without_audio(call, call.now + 60_000) <= 4
+    assert not call.detector.open

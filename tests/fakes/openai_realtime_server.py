@@ -31,6 +31,8 @@ class Reply:
 
     text: str = ""
     audio_ms: int = 100
+    audio: bytes = b""
+    """What it sounds like, in the session's format; else silence of `audio_ms`."""
     calls: list[tuple[str, str]] = field(default_factory=list)
     """Names and JSON arguments."""
     hold: asyncio.Event | None = None
@@ -298,10 +300,11 @@ class RealtimeServer:
         form = self._format("output")
         self._items[item] = 0
         words = reply.text.split(" ")
-        for index, start in enumerate(range(0, reply.audio_ms, 50)):
-            ms = min(50, reply.audio_ms - start)
-            self._items[item] += ms
-            delta = base64.b64encode(form.silence(ms)).decode()
+        audio = reply.audio or form.silence(reply.audio_ms)
+        step = form.bytes_for(50)
+        for index, start in enumerate(range(0, len(audio), step)):
+            self._items[item] += form.duration_ms(len(audio[start : start + step]))
+            delta = base64.b64encode(audio[start : start + step]).decode()
             await self.say("response.output_audio.delta", delta=delta, **where)
             if index == 0:
                 for word in words:

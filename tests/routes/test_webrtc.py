@@ -325,3 +325,18 @@ async def test_a_fault_behind_a_command_ends_the_call_and_not_its_events(tmp_pat
             await socket.send_str('{"type":"text","text":"hello"}')
             over = await Reader(socket).until("call_ended")
             assert over["reason"] == ended.SERVER_ERROR
+
+
+async def test_a_page_that_lost_its_socket_goes_on_behind_the_last_event_it_got(tmp_path: Path):
+    async with doors(tmp_path, AGENT) as house, on_air(house) as answer:
+        url = events_url(house, answer["pc_id"], "?format=native")
+        async with house.client.ws_connect(url) as lost:
+            old = Reader(lost)
+            last = await old.until("agent_text")
+            async with house.client.ws_connect(f"{url}&after={last['seq']}") as socket:
+                new = Reader(socket)
+                await new.until("agent_heard")
+                sequence = [message["seq"] for message in new.seen if "seq" in message]
+                assert sequence == list(range(last["seq"] + 1, last["seq"] + 1 + len(sequence)))
+                message = await asyncio.wait_for(lost.receive(), 5)
+                assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal, Protocol
 
 import numpy as np
 import soxr
 
-from flowcat_server.core.rates import Downsampler, Upsampler
+from flowcat_server.core.rates import Downsampler, RatioResampler, Upsampler
 
 with warnings.catch_warnings():
     # Deprecated in Python 3.11 to 3.12; from 3.13 on the audioop-lts package carries it.
@@ -48,6 +49,8 @@ class AudioFormat:
         return SILENCE_BYTE[self.encoding] * self.bytes_for(ms)
 
 
+MAX_RATIO = 6
+"""Rates in the ratio of two numbers up to this are converted without delay."""
 SILENCE_BYTE: dict[str, bytes] = {"mulaw": b"\xff", "alaw": b"\xd5", "pcm16": b"\x00"}
 
 MULAW_8K = AudioFormat("mulaw", 8000)
@@ -94,8 +97,8 @@ class Resampler(Protocol):
 class Transcoder:
     """Converts a stream from one format to another; keeps its state between calls.
 
-    Between rates that are multiples of each other every sample comes out at once, so that live
-    audio is not delayed; between others the resampler may hold back a tenth of a second, which
+    Between rates in a simple ratio every sample comes out at once, so that live audio is not
+    delayed; between others the resampler may hold back a tenth of a second, which
     `flush` returns.
     """
 
@@ -157,4 +160,7 @@ def _resampler(source: int, target: int) -> Resampler | None:
         return Upsampler(target // source)
     if source % target == 0:
         return Downsampler(source // target)
+    common = gcd(source, target)
+    if max(source, target) // common <= MAX_RATIO:
+        return RatioResampler(target // common, source // common)
     return _Soxr(source, target)

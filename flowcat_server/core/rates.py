@@ -1,4 +1,4 @@
-"""Changing the sample rate by a whole factor, piece by piece, with the length kept exactly.
+"""Changing the sample rate by a simple ratio, piece by piece, with the length kept exactly.
 
 For live audio: every 20 ms in gives 20 ms out at once (a general streaming resampler gathers a
 tenth of a second first). A windowed-sinc low-pass (Hamming) on either side.
@@ -67,6 +67,37 @@ class Downsampler:
         if not whole:
             return b""
         return _pcm(np.convolve(line, self._taps, "valid")[:: self._factor])
+
+    def flush(self) -> bytes:
+        """Nothing of use is held back; ready for a new stream."""
+        self._past = np.zeros(len(self._taps) - 1)
+        self._odd = b""
+        return b""
+
+
+class RatioResampler:
+    """PCM16 at `up` : `down` times the rate, such as 3 : 2 from 16 kHz to 24 kHz."""
+
+    def __init__(self, up: int, down: int) -> None:
+        """The two have no common factor."""
+        self._up, self._down = up, down
+        self._taps = _low_pass(max(up, down)) * up
+        self._past = np.zeros(len(self._taps) - 1)
+        self._odd = b""
+
+    def feed(self, pcm: bytes) -> bytes:
+        """Samples beyond a multiple of `down` wait for more."""
+        pcm = self._odd + pcm
+        whole = len(pcm) - len(pcm) % (2 * self._down)
+        self._odd = pcm[whole:]
+        if not whole:
+            return b""
+        samples = np.frombuffer(pcm[:whole], dtype="<i2")
+        spread = np.zeros(len(samples) * self._up)
+        spread[:: self._up] = samples
+        line = np.concatenate((self._past, spread))
+        self._past = line[len(line) - len(self._past) :]
+        return _pcm(np.convolve(line, self._taps, "valid")[:: self._down])
 
     def flush(self) -> bytes:
         """Nothing of use is held back; ready for a new stream."""

@@ -141,7 +141,8 @@ export class Transcript {
     if (event.agent && !entry.spoken) this.#agentText({ ...event, type: "agent_text", text: event.agent });
     if (!event.latency) return;
     const total = event.latency.total;
-    this.totals.push(total);
+    // Nobody has to find out when a typed line ends: it would flatter the typical response.
+    if (!entry.caller?.querySelector(".tag")) this.totals.push(total);
     if (total > Number(this.log.style.getPropertyValue("--scale"))) this.log.style.setProperty("--scale", `${total}`);
     const waterfall = /** @type {any} */ (document.createElement("turn-latency"));
     waterfall.value = event.latency;

@@ -57,6 +57,26 @@ _ANY = re.compile(
     r"you (?:choose|pick|decide)|no preference|don't care|not bothered|(?:either|any) is fine)\b"
 )
 
+_HEARD_AS = {
+    "in": 10, "an": 10, "then": 10, "tan": 10, "tin": 10, "won": 1, "to": 2, "too": 2, "two": 2,
+    "free": 3, "tree": 3, "for": 4, "four": 4, "fore": 4, "ate": 8, "night": 9,
+}  # fmt: skip
+"""What small recognizers make of an hour after "half past"."""
+_MISHEARD = re.compile(
+    rf"\b(?:half|have|hall|after) (?:past|passed|pass|path|pasta) "
+    rf"(?P<hour>\d{{1,2}}|{'|'.join(_HEARD_AS)})\b"
+)
+
+
+def _heard(text: str) -> str:
+    """The sentence with a misheard "half past ..." put right; every position stays."""
+
+    def right(found: re.Match[str]) -> str:
+        hour = _HEARD_AS.get(found["hour"], found["hour"])
+        return f"half past {hour}".ljust(len(found[0]))
+
+    return _MISHEARD.sub(right, text)
+
 
 def find(text: str, *, asked: bool, window: Window = ANY_TIME, period: str = "") -> Reading | None:
     """The time of day named in a normalized sentence.
@@ -65,6 +85,8 @@ def find(text: str, *, asked: bool, window: Window = ANY_TIME, period: str = "")
     can be chosen; it decides between morning and afternoon where the caller did not. `period` is
     a time of day that was named before ("Tuesday morning").
     """
+    if asked:
+        text = _heard(text)
     text = _GREETING.sub(lambda found: "-" * len(found[0]), text)
     named = _PERIOD.search(text)
     said = named["period"] if named else period

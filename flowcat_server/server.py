@@ -107,7 +107,9 @@ class Server:
                 prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
                 stack.callback(prepare.cancel)
             token, made = self._token()
-            app = self._app(calls, store, metrics, http, token, built)
+            offers = Offers(_webrtc_settings(self._loaded.config))
+            stack.push_async_callback(offers.close)
+            app = self._app(calls, store, metrics, http, offers, token, built)
             address = await self._open(app, stack)
             _settle_memory()
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
@@ -182,13 +184,13 @@ class Server:
         store: Store,
         metrics: Metrics,
         http: Http,
+        offers: Offers,
         token: str,
         built: Built,
     ) -> web.Application:
         config = self._loaded.config
         trusted = parse_networks(config.server.trusted_proxies)
         tokens = StreamTokens(secrets.token_bytes(32))
-        offers = Offers(_webrtc_settings(config))
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
@@ -201,7 +203,8 @@ class Server:
             WebRtcDoor(calls, offers),
             TwilioDoor(config, calls, tokens, Pacer(), http, trusted),
         )
-        app = web.Application(middlewares=[guard(token)], client_max_size=CLIENT_MAX_BYTES)
+        gate = guard(token, public_url=config.server.public_url, trusted=trusted)
+        app = web.Application(middlewares=[gate], client_max_size=CLIENT_MAX_BYTES)
         for door in doors:
             app.add_routes(door.routes())
         return app

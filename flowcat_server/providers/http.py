@@ -36,6 +36,8 @@ class Http:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=120),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+                # What one call's tools were given must not travel with another's.
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 

@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,9 @@ def test_commands_of_the_docs_exist(block: Block, command: str) -> None:
     elif program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert [word for word in arguments if "=" not in word and word not in targets] == []
+    elif program == "python":
+        assert arguments[0] == "-m"
+        assert find_spec(arguments[1]) is not None, arguments[1]
     elif program == "pip":
         extras = re.findall(r"flowcat-server\[(\w+)\]", command)
         assert [extra for extra in extras if extra not in project()["optional-dependencies"]] == []

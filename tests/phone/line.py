@@ -77,6 +77,8 @@ class Phone:
         self.sent = bytearray()
         """Everything that went into the microphone."""
         self.marks: list[str] = []
+        self.arrived: list[int] = []
+        """Frame numbers at which audio arrived, one for each message."""
         self.clears: list[int] = []
         """Frame numbers at which a clear arrived."""
         self.said_until = 0
@@ -220,6 +222,7 @@ class Phone:
             assert message["streamSid"] == self._stream_sid
             match message["event"]:
                 case "media":
+                    self.arrived.append(self._frame)
                     self._enqueue(b64decode(message["media"]["payload"], validate=True))
                 case "mark":
                     self._jitter.append(("mark", message["mark"]["name"]))

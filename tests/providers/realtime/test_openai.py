@@ -25,6 +25,7 @@ from flowcat_server.core.interfaces import (
     RealtimeSetup,
     ResponseEnded,
     Say,
+    Speak,
     ToolCall,
     ToolResult,
     Truncate,
@@ -186,6 +187,31 @@ async def test_the_greeting_is_said_word_for_word_and_calls_no_tool(
     assert "Clinic, good day." in asked["response"]["instructions"]
     assert "You answer the phone." in asked["response"]["instructions"]
     assert asked["response"]["tool_choice"] == "none"
+
+
+async def test_it_speaks_unasked_in_the_words_it_is_given(server: RealtimeServer, http: Http):
+    async with call(server, http) as phone:
+        phone.inbox.put(Update("You sell flowers.", ()), Speak("Are you still there?"))
+        asked = await server.got("response.create")
+        await phone.until(ResponseEnded)
+        phone.inbox.put(Speak())
+        free = await server.got("response.create", 2)
+        await phone.until(ResponseEnded, 2)
+    instructions = asked["response"]["instructions"]
+    assert "You sell flowers." in instructions
+    assert instructions.endswith("Are you still there?")
+    assert asked["response"]["tool_choice"] == "none"
+    assert "response" not in free
+
+
+async def test_a_failed_transcription_is_an_empty_one(server: RealtimeServer, http: Http):
+    async with call(server, http) as phone:
+        await server.say("input_audio_buffer.speech_stopped", audio_end_ms=0, item_id="item_7")
+        kind = "conversation.item.input_audio_transcription.failed"
+        await server.say(kind, item_id="item_7", content_index=0, error={"message": "no"})
+        told = await phone.until(CallerTranscript)
+    assert (told.text, told.final, told.item) == ("", True, "item_7")
+    assert phone.all(CallerSpeaking)[0].item == "item_7"
 
 
 async def test_without_a_greeting_the_caller_speaks_first(server: RealtimeServer, http: Http):

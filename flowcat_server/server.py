@@ -43,9 +43,10 @@ from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
-GC_THRESHOLDS = (50_000, 20, 100)
+GC_THRESHOLDS = (5_000, 20, 100)
 """After the models are loaded their objects are frozen; what calls allocate is collected in
-small steps, so that no collection is long enough to be heard."""
+small steps, so that no collection is long enough to be heard, and often enough that ended calls,
+whose few objects hold large buffers, do not pile up."""
 
 
 def run(loaded: Loaded) -> int:

@@ -338,7 +338,11 @@ class Peer:
             self._owner.peer_gone(self, reason)
 
     def _schedule(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._check_s, self._check)
+        wait_s = self._check_s
+        if self.connected:
+            due = self.connection.last_datagram_ms + self._dead_after_ms
+            wait_s = min(wait_s, max(0.01, (due - monotonic_ms()) / 1000))
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._check)
 
     def _check(self) -> None:
         now = monotonic_ms()

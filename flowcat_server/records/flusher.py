@@ -64,6 +64,13 @@ _end_tool = (
     .where(tool_calls.c.seq == bindparam("the_seq"))
     .values({name: bindparam(name) for name in ("result", "ok", "duration_ms")})
 )
+_tell_turn = (
+    update(turns)
+    .where(turns.c.call_id == bindparam("the_call"))
+    .where(turns.c.turn == bindparam("the_turn"))
+    .where(turns.c.caller == "")
+    .values(caller=bindparam("caller"))
+)
 
 
 class Flusher:
@@ -212,6 +219,8 @@ class Flusher:
                     await connection.execute(self._inserts[table.name], new)
             if rows.tools_ended:
                 await connection.execute(_end_tool, rows.tools_ended)
+            if rows.turns_told:
+                await connection.execute(_tell_turn, rows.turns_told)
             if rows.ended:
                 await connection.execute(_end_call, rows.ended)
 
@@ -247,7 +256,8 @@ def _blames_row(error: DBAPIError) -> bool:
 def _singles(rows: Rows) -> list[Rows]:
     """Each row alone, in an order that satisfies the foreign keys."""
     singles = []
-    for name in ("calls", "turns", "tool_calls", "events", "usage", "tools_ended", "ended"):
+    for name in ("calls", "turns", "tool_calls", "events", "usage", "tools_ended", "turns_told",
+                 "ended"):  # fmt: skip
         for row in getattr(rows, name):
             single = Rows()
             getattr(single, name).append(row)

@@ -54,7 +54,16 @@ Row = dict[str, Any]
 class Rows:
     """Rows of one transaction, by what is to be done with them."""
 
-    __slots__ = ("calls", "ended", "events", "tool_calls", "tools_ended", "turns", "usage")
+    __slots__ = (
+        "calls",
+        "ended",
+        "events",
+        "tool_calls",
+        "tools_ended",
+        "turns",
+        "turns_told",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.calls: list[Row] = []
@@ -64,6 +73,8 @@ class Rows:
         self.usage: list[Row] = []
         self.tools_ended: list[Row] = []
         """Updates of `tool_calls`; ``the_call`` and ``the_seq`` say of which row."""
+        self.turns_told: list[Row] = []
+        """Updates of `turns` whose transcript came late; ``the_call`` and ``the_turn``."""
         self.ended: list[Row] = []
         """Updates of `calls`; ``the_call`` says of which row."""
 
@@ -187,16 +198,21 @@ class CallWriter:
             case Usage():
                 rows.usage.append({"call_id": self.call_id, "seq": seq} | asdict(item))
             case _:
-                self._note(item)
+                self._note(rows, item)
                 if self._transcript or not isinstance(item, _SAID):
                     rows.events.append(self._event_row(seq, item))
 
-    def _note(self, item: Any) -> None:
-        """Remember what a later row needs."""
+    def _note(self, rows: Rows, item: Any) -> None:
+        """Remember what a later row needs, and mend an earlier one."""
         if isinstance(item, ev.AgentHeard) and item.turn not in self._done:
             self._heard[item.turn] = item
         elif isinstance(item, ev.CallerText) and item.turn not in self._done:
             self._asked[item.turn] = item
+        elif isinstance(item, ev.CallerText) and self._transcript:
+            text = self._redactor.text(item.text)
+            rows.turns_told.append(
+                {"the_call": self.call_id, "the_turn": item.turn, "caller": text}
+            )
         elif isinstance(item, ev.Variables):
             self._variables |= _public(item.values)
 

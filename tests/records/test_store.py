@@ -140,6 +140,19 @@ async def test_what_was_said_before_the_end_is_a_turn(store: Store) -> None:
     ]
 
 
+async def test_a_transcript_that_comes_after_its_turn_is_entered_there(store: Store) -> None:
+    writer = await store.call_accepted(row("a1"))
+    writer.on_event(turn(1, 3000, caller=""))
+    writer.on_event(turn(2, 6000, caller="in time"))
+    writer.on_event(ev.CallerText(6100, 1, "too late", final=True))
+    writer.on_event(ev.CallerText(6200, 2, "again", final=True))
+    await store.call_ended("a1", ev.CallEnded(7000, ended.CALLER_HUNG_UP))
+
+    call = await store.get_call("a1")
+    assert call is not None
+    assert [t["caller"] for t in call.turns] == ["too late", "in time"]
+
+
 async def test_usage_is_kept(store: Store) -> None:
     writer = await store.call_accepted(row("a1"))
     writer.on_usage(Usage("llm", "openai", "gpt", input_tokens=120, output_tokens=7))

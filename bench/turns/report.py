@@ -12,7 +12,8 @@ from typing import Any
 from bench.turns.score import Outcome, Pause
 
 NON_SPEECH = ("noise", "line")
-CALLER_TURNS = ("turn", "human")
+DICTATED = ("turn/number", "turn/spelling")
+"""Turns after which it is right to wait longer than after a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     latencies = [o.stop_ms for o in stops if o.stop_ms is not None and not o.missed and not o.early]
     turns = [o for o in valid if o.expect == "turns" and o.expected]
     delays = [delay for o in turns for delay in o.delays_ms]
+    plain = [delay for o in turns if o.kind not in DICTATED for delay in o.delays_ms]
     quiet = [o for o in valid if o.expect == "turns" and not o.expected]
     holes = [pause for o in goes_on if not o.stopped for pause in o.pauses]
     return [
@@ -79,7 +81,9 @@ def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
         Figure("cut-off turns", *_of(turns, lambda o: o.cut), target=3),
         Figure("turns never answered", *_of(turns, lambda o: o.lost)),
         *_times("end-of-turn delay", delays, {50: 450, 95: 1000}),
+        *_times("... without numbers and spellings", plain, {}),
         Figure("turns made of noise", *_share(quiet, lambda o: o.extra > 0)),
+        Figure("... or of what was said beside a reply", *_share(goes_on, lambda o: o.extra > 0)),
     ]
 
 

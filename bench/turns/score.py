@@ -117,6 +117,7 @@ def score(item: Item, trace: Trace, words: Sequence[Word], locate: Locate) -> Ou
         (at, e) for at, e in trace.events if isinstance(e, events.AgentHeard) and e.turn == 0
     ]
     reply = [p for p in trace.played if not settled or p.start_ms <= settled[0][0]]
+    outcome.extra = len(ends) if item.expect == "continue" else 0
     outcome.stopped = bool(settled) and settled[0][1].interrupted
     if outcome.stopped and reply:
         outcome.stop_ms = reply[-1].end_ms - onset

@@ -195,6 +195,12 @@ def test_noise_that_becomes_a_turn_is_an_extra_one():
     assert (outcome.expected, outcome.extra) == (0, 1)
 
 
+def test_a_backchannel_that_is_answered_after_the_reply_is_an_extra_turn():
+    events_ = [turn_ended(START + 900, "yeah"), heard(8000, interrupted=False)]
+    outcome = judge(item(kind="backchannel/yeah"), played=spoken(0, 8000), events=events_)
+    assert (outcome.stopped, outcome.extra) == (False, 1)
+
+
 def test_a_call_that_was_served_late_does_not_count():
     assert not judge(item(), late_ms=90).counts
     assert judge(item(), late_ms=10).counts

@@ -43,14 +43,14 @@ REFUSALS = {
 class _Reader:
     """A socket that is given a call's events."""
 
-    transport: asyncio.BaseTransport | None
+    transport: asyncio.Transport | None
     sender: asyncio.Task[None] | None = None
 
     def drop(self) -> None:
         """Another one takes its place."""
         if self.sender is not None:
             self.sender.cancel()
-        if isinstance(self.transport, asyncio.WriteTransport):
+        if self.transport is not None:
             self.transport.abort()
 
 

@@ -104,9 +104,10 @@ class Transcoder:
 
     __slots__ = ("_odd", "_pcm", "_resampler", "_same", "source", "target")
 
-    def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
+    def __init__(self, source: AudioFormat, target: AudioFormat, *, live: bool = True) -> None:
+        """Begin a stream; one that is not `live` keeps every sample in its place instead."""
         self.source, self.target = source, target
-        self._resampler = _resampler(source.sample_rate, target.sample_rate)
+        self._resampler = _resampler(source.sample_rate, target.sample_rate, live=live)
         self._same = source == target
         self._pcm = source.encoding == "pcm16"
         self._odd = b""
@@ -153,9 +154,11 @@ class _Soxr:
         return bytes(chunk.tobytes())
 
 
-def _resampler(source: int, target: int) -> Resampler | None:
+def _resampler(source: int, target: int, *, live: bool) -> Resampler | None:
     if source == target:
         return None
+    if not live:
+        return _Soxr(source, target)
     if target % source == 0:
         return Upsampler(target // source)
     if source % target == 0:

@@ -32,7 +32,7 @@ class Track:
         """Behind the last sample that was given to be written."""
         self._source = source
         self._rate = sample_rate
-        self._transcoder = Transcoder(source, AudioFormat("pcm16", sample_rate))
+        self._transcoder = Transcoder(source, AudioFormat("pcm16", sample_rate), live=False)
         # Positions are often rounded to a millisecond, which must not become a click.
         self._slack = sample_rate * SLACK_MS // 1000
         self._parts: list[bytes] = []

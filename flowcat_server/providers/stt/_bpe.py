@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 TICK_MS = 20
 """Step of the timestamp tokens."""
+MOST_BEFORE = 100
+"""Tokens of earlier text that are given; each one costs time in every answer."""
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -46,10 +48,27 @@ class Vocabulary:
             for token, number in table.items()
             if token not in added
         }
+        self._numbers = {content: number for number, content in self._bytes.items()}
+        self._before = added["<|startofprev|>"]
         self.start = added["<|startoftranscript|>"]
         self.end = added["<|endoftext|>"]
         # Timestamps follow the last named token and have no entries of their own.
         self.first_timestamp = added["<|notimestamps|>"] + 1
+
+    def opening(self, said_before: str) -> list[int]:
+        """What an answer begins with; `said_before` is taken for the text that went before.
+
+        Words are split at the longest tokens rather than by the merge rules: the model reads both.
+        """
+        if not said_before:
+            return [self.start]
+        rest = f" {said_before.strip()}".encode()
+        tokens: list[int] = []
+        while rest:
+            size = next(n for n in range(len(rest), 0, -1) if rest[:n] in self._numbers)
+            tokens.append(self._numbers[rest[:size]])
+            rest = rest[size:]
+        return [self._before, *tokens[-MOST_BEFORE:], self.start]
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens; special ones say nothing, broken UTF-8 becomes U+FFFD."""

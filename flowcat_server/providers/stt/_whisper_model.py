@@ -57,8 +57,12 @@ class Heard:
 class WhisperModel:
     """The model; `decode` may run on several threads at once."""
 
-    def __init__(self, directory: Path, threads: int, beam: int) -> None:
-        """Load it. `threads`: how many `decode` run side by side, one core each."""
+    def __init__(self, directory: Path, threads: int, beam: int, said_before: str = "") -> None:
+        """Load it.
+
+        `threads`: how many `decode` run side by side, one core each. `said_before`: text in whose
+        words and spelling the answer is likely to be.
+        """
         import ctranslate2
 
         self._storage: Any = ctranslate2.StorageView.from_array
@@ -71,6 +75,7 @@ class WhisperModel:
         )
         self._beam = beam
         self._vocabulary = Vocabulary((directory / "tokenizer.json").read_bytes())
+        self._opening = self._vocabulary.opening(said_before)
 
     def decode(self, samples: Floats, cancelled: threading.Event) -> Heard:
         """What is said in `samples` (16 kHz, -1 to 1, at most 30 s). Raises `Cancelled`."""
@@ -85,9 +90,9 @@ class WhisperModel:
                 raise Cancelled
             answer = self._model.generate(
                 encoded,
-                [[self._vocabulary.start]],
+                [self._opening],
                 beam_size=self._beam,
-                max_length=TOKENS + int(TOKENS_PER_S * seconds),
+                max_length=TOKENS + int(TOKENS_PER_S * seconds) + 2 * (len(self._opening) - 1),
                 return_scores=True,
                 return_no_speech_prob=True,
             )[0]

@@ -88,10 +88,10 @@ def vocabulary() -> Vocabulary:
     tokens = ["".join(names[byte] for byte in word.encode()) for word in words]
     # A letter whose two bytes are tokens of their own.
     tokens += [names[byte] for byte in "ü".encode()]
-    special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    special = ["<|startofprev|>", "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
     document = {
         "model": {"vocab": {token: i for i, token in enumerate(tokens)}},
-        "added_tokens": [{"content": name, "id": 10 + i} for i, name in enumerate(special)],
+        "added_tokens": [{"content": name, "id": 9 + i} for i, name in enumerate(special)],
     }
     return Vocabulary(json.dumps(document).encode())
 
@@ -106,6 +106,11 @@ def test_tokens_are_bytes_of_text() -> None:
 
 def test_half_a_letter_and_special_tokens_do_no_harm() -> None:
     assert vocabulary().text([11, at(40), 4, 10]) == "\ufffd"
+
+
+def test_earlier_text_is_given_in_the_longest_tokens() -> None:
+    assert vocabulary().opening("") == [11]
+    assert vocabulary().opening("Hello, world") == [9, 0, 1, 2, 11]
 
 
 def test_the_byte_alphabet_has_every_byte_once() -> None:

@@ -63,13 +63,13 @@ _HEARD_AS = {
 }  # fmt: skip
 """What small recognizers make of an hour after "half past"."""
 _MISHEARD = re.compile(
-    rf"\b(?:half|have|hall|after) (?:past|passed|pass|path|pasta) "
+    rf"\b(?:half|have|hall|after|of|off|f) (?:past|passed|pass|path|pasta) "
     rf"(?P<hour>\d{{1,2}}|{'|'.join(_HEARD_AS)})\b"
 )
 
 
 def _heard(text: str) -> str:
-    """The sentence with a misheard "half past ..." put right; every position stays."""
+    """The sentence with a misheard "half past ..." put right."""
 
     def right(found: re.Match[str]) -> str:
         hour = _HEARD_AS.get(found["hour"], found["hour"])

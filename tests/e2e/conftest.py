@@ -87,6 +87,15 @@ def free_port() -> int:
         return port
 
 
+def _plain_environment() -> dict[str, str]:
+    """The environment without what would configure the server behind the test's back."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("FLOWCAT_", "TWILIO_")) and not name.endswith("_API_KEY")
+    }
+
+
 def launch(directory: Path, config: str | Path, *arguments: str, **environ: str) -> Server:
     """Start a server and wait until it is ready."""
     if isinstance(config, str):
@@ -100,7 +109,7 @@ def launch(directory: Path, config: str | Path, *arguments: str, **environ: str)
     begun = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stderr=output, stdout=output, env={**os.environ, **environ}
+            command, cwd=ROOT, stderr=output, stdout=output, env={**_plain_environment(), **environ}
         )
     server = Server(process, port, log, records)
     while time.monotonic() - begun < START_S:

@@ -61,8 +61,10 @@ class _Peer:
     call_id: str
     feed: EventFeed
     reader: _Reader | None = None
+    begun: bool = False
+    """The call's pipeline runs."""
     early: list[dict[str, Any]] = field(default_factory=list)
-    """Text and keys from before the call."""
+    """Text and keys from before that."""
 
 
 class WebRtcDoor:
@@ -153,6 +155,7 @@ class WebRtcDoor:
 
         def hand_over() -> None:
             if (peer := self._peers.get(pc_id)) is not None:
+                peer.begun = True
                 early, peer.early = peer.early, []
                 for command in early:
                     self._obey(peer, command)
@@ -235,7 +238,7 @@ class WebRtcDoor:
     def _obey(self, peer: _Peer, command: dict[str, Any]) -> None:
         session = self._calls.live.get(peer.call_id)
         match command:
-            case {"type": "text" | "digit"} if session is None:
+            case {"type": "text" | "digit"} if not peer.begun:
                 if len(peer.early) < MAX_EARLY:
                     peer.early.append(command)
             case {"type": "text", "text": str(text)} if session is not None:

@@ -257,6 +257,7 @@ async def test_the_events_of_a_call_have_one_reader(
     await resumed.send_json({"type": "hangup"})
     kinds = [json.loads(message.data)["type"] async for message in resumed]
     assert kinds[-1] == "call_ended"
+    await until_gone(server, 5)
     async with http.get(address) as late:
         assert late.status == 404
     await client.close()

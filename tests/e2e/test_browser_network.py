@@ -39,7 +39,7 @@ SENTENCES = (
     "I would like to book a table for four people.",
     "Could we come on Friday at half past seven in the evening?",
     "My name is Alexander and my number is five five five one two three.",
-    "Please tell me whether there is parking behind the house.",
+    "Can I pay for it with a credit card?",
 )
 
 LISTEN = """

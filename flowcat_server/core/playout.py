@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.interfaces import Word
@@ -30,15 +29,9 @@ KEPT_MS = REWIND_MS + 500
 """Of the audio that has been heard, so much is kept: speech that was held may go on within it."""
 
 
-@dataclass(slots=True)
-class _Sent:
-    """Audio that was handed to the transport, and may have to be taken back."""
-
-    reply: Reply
-    piece: Piece
-    offset: int
-    """Where in the piece's audio it begins, in bytes."""
-    audio: bytes
+_Sent = tuple[Reply, Piece, int, bytes]
+"""Audio that was handed to the transport, and where in its piece it begins: it may be taken back.
+A plain tuple, for one is made of every frame."""
 
 
 class Playout:
@@ -74,6 +67,8 @@ class Playout:
         self._queued = 0
         self._sent: deque[_Sent] = deque()
         self._sent_bytes = 0
+        self._most_sent_bytes = 0
+        """With more than this, it is looked at what may be forgotten."""
         self._held = False
         self._amid = False
         """Something was sent since speech was held last."""
@@ -200,7 +195,7 @@ class Playout:
             wanted -= taken
             chunks.append(chunk)
             timeline.enter(reply, piece, piece.sent_bytes, taken, now_ms)
-            self._sent.append(_Sent(reply, piece, piece.sent_bytes, chunk))
+            self._sent.append((reply, piece, piece.sent_bytes, chunk))
             piece.sent_bytes += taken
             reply.queued_bytes -= taken
             self._queued -= taken
@@ -210,7 +205,8 @@ class Playout:
         audio = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._sent_bytes += len(audio)
         self._amid = True
-        self._forget(now_ms)
+        if self._sent_bytes > self._most_sent_bytes:
+            self._forget(now_ms)
         if self._tap is not None:
             self._tap(start_ms, audio)
         return audio
@@ -275,7 +271,7 @@ class Playout:
                 self._on_clear(now_ms)
         sent_ahead = cut is not None
         if cut is None and self._amid:  # all that was sent is heard; a word may still be cut in two
-            piece = self._sent[-1].piece
+            piece = self._sent[-1][1]
             if piece.sent_bytes < piece.audio_bytes or not piece.complete:
                 cut = piece, piece.sent_bytes
         if cut is not None:
@@ -297,15 +293,12 @@ class Playout:
             self._queue[0] = (reply, first, payload[self._offset :])
             self._offset = 0
         while self._sent:
-            sent = self._sent[-1]
-            if sent.piece is piece and sent.offset < start:
-                kept = min(len(sent.audio), start - sent.offset)
-                taken, sent.audio = sent.audio[kept:], sent.audio[:kept]
-                self._queue_again(sent.reply, sent.piece, taken)
-                return
-            self._sent.pop()
-            self._queue_again(sent.reply, sent.piece, sent.audio)
-            if sent.piece is piece and sent.offset == start:
+            reply, sent_piece, at, audio = self._sent.pop()
+            kept = min(len(audio), max(0, start - at)) if sent_piece is piece else 0
+            if kept:
+                self._sent.append((reply, piece, at, audio[:kept]))
+            self._queue_again(reply, sent_piece, audio[kept:])
+            if sent_piece is piece and at <= start:
                 return
 
     def _queue_again(self, reply: Reply, piece: Piece, audio: bytes) -> None:
@@ -320,8 +313,9 @@ class Playout:
         """Drop audio that was heard so long ago that nothing goes on there."""
         unheard_ms = max(0, self._timeline.end_ms - now_ms)
         keep = self.audio.bytes_for(unheard_ms + KEPT_MS)
-        while self._sent_bytes - len(self._sent[0].audio) >= keep:
-            self._sent_bytes -= len(self._sent.popleft().audio)
+        while self._sent_bytes - len(self._sent[0][3]) >= keep:
+            self._sent_bytes -= len(self._sent.popleft()[3])
+        self._most_sent_bytes = self._sent_bytes + self.audio.bytes_for(KEPT_MS)
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""

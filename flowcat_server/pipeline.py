@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
@@ -25,7 +26,7 @@ from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
-from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
+from flowcat_server.core.turn import TurnDetector, TurnRules
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.deadlines import Deadline
@@ -141,12 +142,13 @@ class CallLine:
         call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
         assert parts.vad is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
         turn_config = parts.config.turn
+        words = turn_words(spoken(parts.config.topology.stt))
         detector = TurnDetector(
             _turn_rules(parts.config),
             agent_active=playout.active,
             may_interrupt=playout.interruptible,
-            unfinished=looks_unfinished
-            if turn_config.endpointing.mode == "smart"
+            unfinished=words.unfinished
+            if words is not None and turn_config.endpointing.mode == "smart"
             else lambda text: False,
         )
         turn = TurnProcessor(call, detector, parts.vad, transport.input_format)

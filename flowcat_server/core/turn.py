@@ -19,7 +19,6 @@ nor hides an interruption; only when no audio comes at all does the clock stand 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,19 +56,6 @@ class TurnRules:
     digit_wait_ms: int = WAIT_MS
 
 
-UNFINISHED = re.compile(
-    r"\b(?:and|or|but|so|because|if|when|that|which|the|a|an|my|your|to|for|of|at|in|on|with|from"
-    r"|is|are|was|it's|i'm|i'd|like|um|uh|er|erm|hmm|well|please can you|about)[\s,.…-]*$",
-    re.IGNORECASE,
-)
-"""English endings after which people usually go on: function words and fillers."""
-
-
-def looks_unfinished(text: str) -> bool:
-    """True if a transcript ends in a word that asks for more."""
-    return text.rstrip().endswith(("...", "…", ",")) or bool(UNFINISHED.search(text))
-
-
 class TurnDetector:
     """One call's endpointing and barge-in.
 
@@ -82,7 +68,7 @@ class TurnDetector:
         *,
         agent_active: Callable[[], int | None],
         may_interrupt: Callable[[], bool],
-        unfinished: Callable[[str], bool] = looks_unfinished,
+        unfinished: Callable[[str], bool] = lambda text: False,
     ) -> None:
         """Create a detector.
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcat_server.config.language import turn_words
 from flowcat_server.core.frames import (
     Frame,
     Interrupted,
@@ -17,9 +18,11 @@ from flowcat_server.core.frames import (
     TurnDropped,
     TurnEnded,
 )
-from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
+from flowcat_server.core.turn import TurnDetector, TurnRules
 
 CHUNK_MS = 32
+WORDS = turn_words("en")
+assert WORDS is not None
 
 
 @dataclass
@@ -37,6 +40,7 @@ class Script:
             self.rules,
             agent_active=lambda: self.active,
             may_interrupt=lambda: self.interruptible,
+            unfinished=WORDS.unfinished,
         )
 
     def audio(self, ms: int, probability: float) -> Script:
@@ -202,21 +206,6 @@ def test_segments_are_joined_in_order_and_replaced():
     call.transcript("first", segment=0, answers=False)
     call.transcript("Second.", segment=1).silence(320)
     assert call.last(TurnEnded).text == "first Second."
-
-
-@pytest.mark.parametrize(
-    ("text", "unfinished"),
-    [
-        ("I would like to", True),
-        ("my phone number is, uh,", True),
-        ("and then...", True),
-        ("Tomorrow at five.", False),
-        ("Yes", False),
-        ("What is it like?", False),
-    ],
-)
-def test_which_sentences_call_for_more(text: str, unfinished: bool):
-    assert looks_unfinished(text) is unfinished
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["", "words", None])), max_size=200))

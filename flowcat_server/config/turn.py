@@ -23,6 +23,11 @@ class Endpointing(Block):
     max_delay: Duration = Field(
         default=1200, description="Silence after an unfinished sentence before the agent answers."
     )
+    number_delay: Duration = Field(
+        default=1500,
+        description="Silence while a number or a spelling is dictated, before the agent answers. "
+        "Where the file says how many `digits` a number has, it ends after min_delay.",
+    )
     pause: Duration = Field(
         default=200,
         description="Silence after which speech to text is asked for what it has so far.",

@@ -24,6 +24,7 @@ _TRAILING = re.compile(r"(?:\.\.+|[…,;:\-\u2013\u2014])[\s\"')\u2019\u201d]*$"
 """A transcriber that writes this at the end heard a voice that stays up."""
 _QUESTION = re.compile(r"[?\uff1f\u061f][\s\"')\u2019\u201d]*$")
 _FULL_STOP = re.compile(r"[.!\u3002][\s\"')\u2019\u201d]*$")
+_SENTENCE_END = re.compile(r"[.!?\u2026\u3002]+")
 _AMOUNT = re.compile(r"[$€£¥%°@]")
 
 
@@ -85,16 +86,24 @@ class TurnWords:
             at += used
         return at > 0
 
+    def is_question(self, text: str) -> bool:
+        """The transcriber heard a question."""
+        return bool(_QUESTION.search(text))
+
     def unfinished(self, text: str) -> bool:
         """It ends as nobody ends a sentence."""
-        if _QUESTION.search(text):
+        if self.is_question(text) or self.is_backchannel(text):
             return False
         if _TRAILING.search(text):
             return True
         said = tokens(text)
         if self._ends_in(self.endings, said):
             return True
-        return not _FULL_STOP.search(text) and self._ends_in(self.unmarked_endings, said)
+        if not _FULL_STOP.search(text):
+            return self._ends_in(self.unmarked_endings, said)
+        # "I'm calling because. Well." stops nowhere: such a word is no sentence of its own.
+        last = tuple(tokens(_SENTENCE_END.split(text.rstrip(" .!\u2026"))[-1]))
+        return last in self.unmarked_endings
 
     def digits(self, text: str) -> int:
         """How many digits have been said in all."""
@@ -113,13 +122,17 @@ class TurnWords:
             return sum(number.digits for number in numbers) < expected
         return expected is not None or numbers[-1].run >= DICTATED
 
+    def asks_to_spell(self, text: str) -> bool:
+        """It speaks of spelling."""
+        return any(token in self.spelling for token in tokens(text))
+
     def open_spelling(self, text: str, expected: bool = False) -> bool:
         """It ends in letters said one by one.
 
         `expected`: a name was asked for, so that "MA" is two letters and no word.
         """
         said = tokens(text)
-        expected = expected or any(token in self.spelling for token in said)
+        expected = expected or self.asks_to_spell(text)
         written = [token.replace("\u2019", "'") for token in _TOKEN.findall(text)]
         letters, at = 0, 0
         while at < len(said):

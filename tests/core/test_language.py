@@ -146,6 +146,8 @@ def test_other_languages_have_theirs(code: str, text: str):
         "It's about the, um.",
         "Turn it on",
         "Well",
+        "Well.",
+        "I called because... So.",
     ],
 )
 def test_a_sentence_that_asks_for_more(text: str):
@@ -161,6 +163,7 @@ def test_a_sentence_that_asks_for_more(text: str):
         "Yes, that works for me.",
         "That's what it is.",
         "Saturday",
+        "I am very well.",
         "",
         ".",
     ],

@@ -53,6 +53,8 @@ def _load(name: str) -> TurnWords:
         language=name,
         endings=_phrases(data["endings"]),
         unmarked_endings=_phrases(data["unmarked_endings"]),
+        stranded=_phrases(data["stranded"]),
+        question_words=frozenset(data["question_words"]),
         backchannels=_phrases(data["backchannels"]),
         digits_of=digits_of,
         tens=_phrases(data["tens"]),

@@ -44,7 +44,7 @@ NOTHING = Expects()
 class Endpointing:
     """The waits of one agent, and the language its callers speak."""
 
-    min_delay_ms: int = 400
+    min_delay_ms: int = 320
     max_delay_ms: int = 1200
     number_delay_ms: int = 1500
     words: TurnWords | None = None

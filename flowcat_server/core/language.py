@@ -48,6 +48,9 @@ class TurnWords:
     """Endings that no sentence ends with: conjunctions, articles, fillers."""
     unmarked_endings: frozenset[Phrase]
     """Endings that a sentence may have ("turn it on."): unfinished without a full stop."""
+    stranded: frozenset[Phrase]
+    """Prepositions that end a question only together with a question word."""
+    question_words: frozenset[str]
     backchannels: frozenset[Phrase]
     """What listeners say without wanting the floor."""
     digits_of: Mapping[Phrase, int]
@@ -69,8 +72,8 @@ class TurnWords:
 
     def __post_init__(self) -> None:
         phrases: list[Collection[Phrase]] = [
-            self.endings, self.unmarked_endings, self.backchannels, self.digits_of,
-            self.tens, self.letter_names, self.spelled_as,
+            self.endings, self.unmarked_endings, self.stranded, self.backchannels,
+            self.digits_of, self.tens, self.letter_names, self.spelled_as,
         ]  # fmt: skip
         longest = max((len(phrase) for group in phrases for phrase in group), default=1)
         object.__setattr__(self, "longest", longest)
@@ -92,11 +95,14 @@ class TurnWords:
 
     def unfinished(self, text: str) -> bool:
         """It ends as nobody ends a sentence."""
-        if self.is_question(text) or self.is_backchannel(text):
+        said = tokens(text)
+        if self.is_question(text):  # transcribers also put the mark where the voice stays up
+            asked = any(token in self.question_words for token in said)
+            return not asked and self._ends_in(self.stranded, said)
+        if self.is_backchannel(text):
             return False
         if _TRAILING.search(text):
             return True
-        said = tokens(text)
         if self._ends_in(self.endings, said):
             return True
         if not _FULL_STOP.search(text):

@@ -47,7 +47,7 @@ class TurnRules:
 
     onset_ms: int = 64
     """Voiced audio needed to believe that the caller speaks."""
-    pause_ms: int = 200
+    pause_ms: int = 96
     transcript_wait_ms: int = 3000
     interruption: bool = True
     min_speech_ms: int = 250

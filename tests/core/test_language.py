@@ -17,6 +17,8 @@ FOLDER = Path(language.__file__).parent / "words"
 LISTS = {
     "endings",
     "unmarked_endings",
+    "stranded",
+    "question_words",
     "backchannels",
     "digits",
     "pairs",
@@ -147,6 +149,7 @@ def test_other_languages_have_theirs(code: str, text: str):
         "Turn it on",
         "Well",
         "Well.",
+        "Do you have a table for?",
         "I called because... So.",
     ],
 )
@@ -160,6 +163,7 @@ def test_a_sentence_that_asks_for_more(text: str):
         "What are your hours?",
         "Turn it on.",
         "What is that for?",
+        "Can I come in?",
         "Yes, that works for me.",
         "That's what it is.",
         "Saturday",

@@ -22,7 +22,7 @@ from flowcat_server.core.frames import (
 from flowcat_server.core.turn import TurnDetector, TurnRules
 
 CHUNK_MS = 32
-ENDPOINTING = Endpointing(words=turn_words("en"))
+ENDPOINTING = Endpointing(400, 1200, 1500, turn_words("en"))
 
 
 @dataclass

@@ -24,7 +24,7 @@ class Endpointing(Block):
         default=1200, description="Silence after an unfinished sentence before the agent answers."
     )
     number_delay: Duration = Field(
-        default=1500,
+        default=1400,
         description="Silence while a number or a spelling is dictated, before the agent answers. "
         "Where the file says how many `digits` a number has, it ends after min_delay.",
     )

@@ -25,6 +25,8 @@ _TRAILING = re.compile(r"(?:\.\.+|[…,;:\-\u2013\u2014])[\s\"')\u2019\u201d]*$"
 _QUESTION = re.compile(r"[?\uff1f\u061f][\s\"')\u2019\u201d]*$")
 _FULL_STOP = re.compile(r"[.!\u3002][\s\"')\u2019\u201d]*$")
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002]+")
+_SEPARATED = re.compile(r"^\d+[.,]\d+$")
+"""A price, a clock time, thousands: no digits said one by one."""
 _AMOUNT = re.compile(r"[$€£¥%°@]")
 
 
@@ -137,6 +139,8 @@ class TurnWords:
 
         `expected`: a name was asked for, so that "MA" is two letters and no word.
         """
+        if self.is_backchannel(text):
+            return False
         said = tokens(text)
         expected = expected or self.asks_to_spell(text)
         written = [token.replace("\u2019", "'") for token in _TOKEN.findall(text)]
@@ -145,11 +149,10 @@ class TurnWords:
             used = self._match(self.letter_names, said, at)
             if used or _is_letter(said[at]):
                 letters += 1
-                at += used or 1
-                # "M as in Mike" is one letter.
+                letter, at = said[at], at + (used or 1)
                 link = self._match(self.spelled_as, said, at)
-                if link and at + link < len(said) and not _is_letter(said[at + link]):
-                    letters += 1  # said this way it is spelling, even alone
+                if link and at + link < len(said) and said[at + link].startswith(letter):
+                    letters += 1  # "M as in Mike" is one letter, but spelling, even alone
                     at += link + 1
                 continue
             if expected and len(written[at]) <= 4 and written[at].isupper():
@@ -182,7 +185,7 @@ class TurnWords:
             before = said[at - 1] if at else ""
             if token[0].isdecimal() and ":" not in token and not _AMOUNT.match(before):
                 count, used = sum(char.isdecimal() for char in token), 1
-                one_by_one = True
+                one_by_one = _SEPARATED.search(token) is None
             else:
                 used = self._match(self.digits_of, said, at)
                 count = self.digits_of[tuple(said[at : at + used])] if used else 0

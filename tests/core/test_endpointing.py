@@ -33,6 +33,7 @@ TEN = Expects(number=True, digits=10)
         pytest.param("Well, go to all", PHONE, NUMBER, id="digits misheard"),
         pytest.param("Why do you need it?", PHONE, MIN, id="a question instead of the number"),
         pytest.param("I would rather not tell you that.", PHONE, MIN, id="a refusal"),
+        pytest.param("Yes.", PHONE, MIN, id="an answer instead of the number"),
         pytest.param("Peter Miller", Expects(name=True), MIN, id="a name"),
         pytest.param("K-O.", Expects(name=True), NUMBER, id="a name that is spelled"),
         pytest.param("All right.", Expects(spelling=True), NUMBER, id="letters misheard"),

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
+from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.conversation import Conversation
+from flowcat_server.core.endpointing import Endpointing
 from flowcat_server.core.frames import AgentText, ReplyEnded
 from flowcat_server.core.interfaces import (
     LanguageModel,
@@ -25,7 +27,7 @@ from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
-from flowcat_server.core.turn import TurnDetector, TurnRules, looks_unfinished
+from flowcat_server.core.turn import TurnDetector, TurnRules
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.deadlines import Deadline
@@ -141,13 +143,13 @@ class CallLine:
         call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
         assert parts.vad is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
         turn_config = parts.config.turn
+        agent, endpointing = self.agent, _endpointing(parts.config)
         detector = TurnDetector(
             _turn_rules(parts.config),
             agent_active=playout.active,
             may_interrupt=playout.interruptible,
-            unfinished=looks_unfinished
-            if turn_config.endpointing.mode == "smart"
-            else lambda text: False,
+            endpointing=endpointing,
+            expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
         )
         turn = TurnProcessor(call, detector, parts.vad, transport.input_format)
         transcribe = TranscribeProcessor(
@@ -254,12 +256,21 @@ def _turn_rules(config: Config) -> TurnRules:
     turn = config.turn
     return TurnRules(
         pause_ms=turn.endpointing.pause,
-        min_delay_ms=turn.endpointing.min_delay,
-        max_delay_ms=turn.endpointing.max_delay,
         transcript_wait_ms=turn.deadlines.stt.first,
         interruption=turn.interruption.enabled,
         min_speech_ms=turn.interruption.min_speech,
         min_words=turn.interruption.min_words,
+    )
+
+
+def _endpointing(config: Config) -> Endpointing:
+    waits = config.turn.endpointing
+    smart = waits.mode == "smart"
+    return Endpointing(
+        waits.min_delay,
+        waits.max_delay,
+        waits.number_delay,
+        turn_words(spoken(config.topology.stt)) if smart else None,
     )
 
 

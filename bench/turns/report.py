@@ -12,8 +12,8 @@ from typing import Any
 from bench.turns.score import Outcome, Pause
 
 NON_SPEECH = ("noise", "line")
-DICTATED = ("turn/number", "turn/spelling")
-"""Turns after which it is right to wait longer than after a sentence."""
+DICTATED = ("number", "spelling")
+"""Scenarios whose answers are right to wait longer for than for a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ def figures(outcomes: Sequence[Outcome]) -> list[Figure]:
     latencies = [o.stop_ms for o in stops if o.stop_ms is not None and not o.missed and not o.early]
     turns = [o for o in valid if o.expect == "turns" and o.expected]
     delays = [delay for o in turns for delay in o.delays_ms]
-    plain = [delay for o in turns if o.kind not in DICTATED for delay in o.delays_ms]
+    plain = [
+        delay for o in turns if o.about.get("scenario") not in DICTATED for delay in o.delays_ms
+    ]
     quiet = [o for o in valid if o.expect == "turns" and not o.expected]
     holes = [pause for o in goes_on if not o.stopped for pause in o.pauses]
     return [

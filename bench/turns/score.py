@@ -105,7 +105,7 @@ def score(item: Item, trace: Trace, words: Sequence[Word], locate: Locate) -> Ou
         item.expect,
         late_ms=trace.late_ms,
         counts=trace.counts,
-        about={**item.about, "channel": item.channel},
+        about={**item.about, "channel": item.channel, "scenario": item.scenario},
     )
     outcome.voice = heard_voice(trace.voice, trace.start_ms, trace.start_ms + item.length_ms)
     ends = [(at, e.text) for at, e in trace.events if isinstance(e, events.CallerText) and e.final]

@@ -205,8 +205,14 @@ def _slots(read: Reader, data: Path) -> tuple[Slot, ...]:
         choices = read.texts((*item, "choices"))
         if kind == "choice" and not choices:
             read.error(item, f"the variable {name!r} is a choice, but has no choices")
+        digits = read.document.get((*item, "digits"))
         found[name] = Slot(
-            name, kind, read.text((*item, "prompt")), read.texts((*item, "ask")), choices
+            name,
+            kind,
+            read.text((*item, "prompt")),
+            read.texts((*item, "ask")),
+            choices,
+            digits if isinstance(digits, int) and digits > 0 else 0,
         )
     if found and not enabled:
         read.warn(path, "nothing is collected unless extraction_enabled is true", key=True)

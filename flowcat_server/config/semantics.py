@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from flowcat_server.config.document import Document, Path
 from flowcat_server.config.explain import show_value
+from flowcat_server.config.language import languages, spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.config.types import parse_bind
 from flowcat_server.errors import Problem
@@ -24,6 +25,7 @@ def check(config: Config, document: Document) -> Iterator[Problem]:
     """Every problem of a configuration whose fields are each right."""
     yield from _agent(config, document)
     yield from _topology(config, document)
+    yield from _language(config, document)
     yield from _addresses(config, document)
     yield from _names(config, document)
     yield from _twilio(config, document)
@@ -61,6 +63,19 @@ def _topology(config: Config, document: Document) -> Iterator[Problem]:
                 yield document.problem(
                     ("topology", name), f"is not read in mode {mode}", key=True, warning=True
                 )
+
+
+def _language(config: Config, document: Document) -> Iterator[Problem]:
+    code = spoken(config.topology.stt)
+    smart = config.topology.mode == "cascaded" and config.turn.endpointing.mode == "smart"
+    if smart and turn_words(code) is None:
+        own = "language" if config.topology.stt.language else "options"
+        yield document.problem(
+            ("topology", "stt", own),
+            f"no words of turn-taking are known for the language {code!r}, so that every turn "
+            f"ends after turn.endpointing.min_delay (known: {', '.join(languages())})",
+            warning=True,
+        )
 
 
 def _addresses(config: Config, document: Document) -> Iterator[Problem]:

@@ -18,13 +18,18 @@ class Endpointing(Block):
         description="smart: wait longer while the sentence sounds unfinished; fixed: never.",
     )
     min_delay: Duration = Field(
-        default=400, description="Silence after a finished sentence before the agent answers."
+        default=320, description="Silence after a finished sentence before the agent answers."
     )
     max_delay: Duration = Field(
         default=1200, description="Silence after an unfinished sentence before the agent answers."
     )
+    number_delay: Duration = Field(
+        default=1400,
+        description="Silence while a number or a spelling is dictated, before the agent answers. "
+        "Where the file says how many `digits` a number has, it ends after min_delay.",
+    )
     pause: Duration = Field(
-        default=200,
+        default=96,
         description="Silence after which speech to text is asked for what it has so far.",
     )
 

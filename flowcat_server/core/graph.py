@@ -25,6 +25,8 @@ class Slot:
     ask: tuple[str, ...] = ()
     """How to ask for it; one is chosen in turn."""
     choices: tuple[str, ...] = ()
+    digits: int = 0
+    """How many digits a number has; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

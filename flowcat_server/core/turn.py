@@ -11,18 +11,18 @@ when to call `tick` if nothing else happens.
 
 On entering `paused` the transcriber is asked for a transcript at once (`SpeechPaused`), so that
 decoding overlaps the wait that endpointing needs anyway. The turn ends when the silence has
-lasted `min_delay_ms`, or `max_delay_ms` if the transcript looks unfinished, and the transcript
-for this pause is there; a transcriber that does not answer holds the turn no longer than
-`transcript_wait_ms`. Silence is measured in audio time, so a blocked loop neither ends a turn
-nor hides an interruption; only when no audio comes at all does the clock stand in for it.
+lasted as long as `Endpointing` asks for after what was said, and the transcript for this pause
+is there; a transcriber that does not answer holds the turn no longer than `transcript_wait_ms`.
+Silence is measured in audio time, so a blocked loop neither ends a turn nor hides an
+interruption; only when no audio comes at all does the clock stand in for it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from flowcat_server.core.endpointing import NOTHING, Endpointing, Expects
 from flowcat_server.core.frames import (
     Frame,
     Interrupted,
@@ -47,27 +47,12 @@ class TurnRules:
 
     onset_ms: int = 64
     """Voiced audio needed to believe that the caller speaks."""
-    pause_ms: int = 200
-    min_delay_ms: int = 400
-    max_delay_ms: int = 1200
+    pause_ms: int = 96
     transcript_wait_ms: int = 3000
     interruption: bool = True
     min_speech_ms: int = 250
     min_words: int = 0
     digit_wait_ms: int = WAIT_MS
-
-
-UNFINISHED = re.compile(
-    r"\b(?:and|or|but|so|because|if|when|that|which|the|a|an|my|your|to|for|of|at|in|on|with|from"
-    r"|is|are|was|it's|i'm|i'd|like|um|uh|er|erm|hmm|well|please can you|about)[\s,.…-]*$",
-    re.IGNORECASE,
-)
-"""English endings after which people usually go on: function words and fillers."""
-
-
-def looks_unfinished(text: str) -> bool:
-    """True if a transcript ends in a word that asks for more."""
-    return text.rstrip().endswith(("...", "…", ",")) or bool(UNFINISHED.search(text))
 
 
 class TurnDetector:
@@ -82,7 +67,8 @@ class TurnDetector:
         *,
         agent_active: Callable[[], int | None],
         may_interrupt: Callable[[], bool],
-        unfinished: Callable[[str], bool] = looks_unfinished,
+        endpointing: Endpointing,
+        expects: Callable[[], Expects] = lambda: NOTHING,
     ) -> None:
         """Create a detector.
 
@@ -90,12 +76,16 @@ class TurnDetector:
             rules: Waits and thresholds.
             agent_active: The number of the reply that is being made or heard, or None.
             may_interrupt: Whether that reply may be interrupted.
-            unfinished: Whether a transcript calls for the longer wait.
+            endpointing: How long to wait after what was said.
+            expects: What the agent has asked for.
         """
         self.rules = rules
         self._agent_active = agent_active
         self._may_interrupt = may_interrupt
-        self._unfinished = unfinished
+        self._endpointing = endpointing
+        self._expects = expects
+        self._delay_ms = endpointing.min_delay_ms
+        """Silence that ends the open turn."""
         self._turn = 0
         """Number of the last caller turn; the greeting is reply 0."""
         self._heard_until = 0
@@ -162,6 +152,7 @@ class TurnDetector:
         if not self._open:
             return []
         self._segments[segment] = text.strip()
+        self._delay_ms = self._endpointing.delay_ms(self.text, self._expects())
         if pause is not None and pause > self._answered:
             self._answered = pause
         return self._endpoint(now_ms)
@@ -185,7 +176,7 @@ class TurnDetector:
         keypad = self._keypad.deadline_ms()
         deadlines = [] if keypad is None else [keypad]
         if self._open and self._paused:
-            due = self._last_voice + self._delay_ms() + AUDIO_STALL_MS
+            due = self._last_voice + self._delay_ms + AUDIO_STALL_MS
             if self._answered < self._pause:
                 due = max(due, self._last_voice + self.rules.transcript_wait_ms)
             deadlines.append(due)
@@ -205,6 +196,7 @@ class TurnDetector:
         self._open = True
         self._paused = False
         self._segments.clear()
+        self._delay_ms = self._endpointing.min_delay_ms
         return [SpeechStarted(self._onset)]
 
     def _interruption(self, at_ms: int) -> list[Frame]:
@@ -232,7 +224,7 @@ class TurnDetector:
         answered = self._answered == self._pause
         if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
             return []
-        delay = self._delay_ms()
+        delay = self._delay_ms
         if silence < delay:
             return []
         text = self.text
@@ -240,13 +232,6 @@ class TurnDetector:
             self._close_turn()  # a noise that no transcriber could read
             return [TurnDropped(now_ms)]
         return self._end_turn(text, delay, now_ms)
-
-    def _delay_ms(self) -> int:
-        """Silence that ends the open turn."""
-        text = self.text
-        if text and self._unfinished(text):
-            return self.rules.max_delay_ms
-        return self.rules.min_delay_ms
 
     def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
         self._turn += 1

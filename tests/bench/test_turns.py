@@ -417,6 +417,9 @@ RUN = [
     outcome("s2", "interrupt/word", "stop", stopped=True, stop_ms=900),
     outcome("s3", "interrupt/word", "stop"),
     outcome("t1", "turn/two", "turns", expected=2, delays_ms=[400, 500]),
+    outcome(
+        "t3", "human/turn", "turns", expected=1, about={"scenario": "number"}, delays_ms=[1500]
+    ),
     outcome("t2", "turn/number", "turns", expected=1, cut=1),
     outcome("late", "turn/number", "turns", expected=1, cut=1, counts=False),
 ]
@@ -431,8 +434,9 @@ def test_the_summary_is_made_of_what_counts_and_knows_its_targets():
     assert found["missed interruptions"].value == pytest.approx(100 / 3)
     assert found["stop latency p50"].value == 250
     assert found["stop latency p95"].met is False
-    assert (found["cut-off turns"].value, found["cut-off turns"].of) == (pytest.approx(100 / 3), 3)
-    assert found["end-of-turn delay p50"].value == 400
+    assert (found["cut-off turns"].value, found["cut-off turns"].of) == (25, 4)
+    assert found["end-of-turn delay p50"].value == 500
+    assert found["... without numbers and spellings p95"].value == 500
     assert found["turns made of noise"].value is None
 
 

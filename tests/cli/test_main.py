@@ -352,7 +352,7 @@ def test_show_with_defaults_names_every_key(write: Write, capsys: Capture) -> No
     write(AGENT)
     assert main(["show", "--defaults"]) == 0
     shown = parse_yaml(capsys.readouterr().out, "out").value
-    assert shown["turn"]["endpointing"]["min_delay"] == "400ms"
+    assert shown["turn"]["endpointing"]["min_delay"] == "320ms"
     assert shown["topology"]["vad"]["provider"] == "silero"
     assert shown["limits"]["max_call"] == "30m"
 

@@ -363,3 +363,16 @@ def _either(source: str, path: Path) -> None:
         assert str(error)  # noqa: PT017
     else:
         assert loaded.graph.start in loaded.graph.nodes
+
+
+def test_a_language_without_words_of_turn_taking_is_a_warning() -> None:
+    loaded = text(AGENT + "topology: { stt: { provider: deepgram, language: fi } }")
+    (warning,) = loaded.warnings
+    assert warning.path == "topology.stt.language"
+    assert "'fi'" in warning.message
+    assert text(AGENT + "topology: { stt: { provider: deepgram, language: de-AT } }").warnings == ()
+    fixed = "turn: { endpointing: { mode: fixed } }\n"
+    assert (
+        text(AGENT + fixed + "topology: { stt: { language: fi, provider: deepgram } }").warnings
+        == ()
+    )

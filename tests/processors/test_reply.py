@@ -306,7 +306,7 @@ def test_what_was_heard_when_the_caller_hangs_up_is_told_before_the_end():
             await script.until(events.AgentHeard)
             await script.speaks()
             await script.until(events.AgentSpeaking, count=3)
-            await script.passes(500)
+            await script.passes(400)
         completed = script.all(events.TurnCompleted)[-1]
         assert completed.caller == "first words"
         assert completed.agent

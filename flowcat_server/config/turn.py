@@ -152,12 +152,12 @@ class Deadline(Block):
 class Deadlines(Block):
     """Deadlines by stage, counted from the last thing that was sent to the provider.
 
-    A provider's own `timeout` replaces `first`. A provider that is asked a second time gets twice
-    as long.
+    A provider's own `timeout` replaces `first`. Where no fallback is left, a provider gets twice
+    as long before it is given up.
     """
 
     stt: Deadline = Field(
-        default_factory=lambda: Deadline.model_construct(first=3000, gap=10_000),
+        default_factory=lambda: Deadline.model_construct(first=2000, gap=10_000),
         description="Speech to text: from the caller's pause to the transcript; between partial "
         "transcripts while the caller speaks.",
     )

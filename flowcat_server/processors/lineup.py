@@ -77,11 +77,13 @@ class Lineup(Generic[Plug]):
     def deadline(self) -> Deadline:
         """How long `current` may be silent.
 
-        Asked again it gets more time: what is slow because the machine is busy must not be
-        given up for it.
+        Where nobody can be asked instead it gets twice as long, but only once: what is slow
+        because the machine is busy must not be given up for it.
         """
-        first, gap = self.current.deadline.first_ms, self.current.deadline.gap_ms
-        return Deadline(first * (1 + self._tries), gap * (1 + self._tries))
+        deadline = self.current.deadline
+        if self._tries or self._after():
+            return deadline
+        return Deadline(2 * deadline.first_ms, 2 * deadline.gap_ms)
 
     def begin(self) -> None:
         """A new use: everybody may be asked again."""

@@ -139,6 +139,12 @@ class ReplyProcessor(Processor):
         self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
         self._conversation.reply_begins(turn)
 
+    def abandon(self) -> None:
+        """The call's last words are under way: make no more replies."""
+        for reply in list(self._making):
+            self._drop(reply)
+            self.emit(ReplyEnded(reply.turn))
+
     def close(self) -> None:
         self._drop_all()
 
@@ -208,6 +214,8 @@ class ReplyProcessor(Processor):
         """Nobody could answer; the caller is told."""
         self._emit_text(reply.turn, self._rescue.turn_failed(error))
         self.emit(ReplyEnded(reply.turn))
+        if self._rescue.over:
+            self.abandon()
 
     # --- the reply's task -------------------------------------------------------------------------
 

@@ -167,7 +167,8 @@ def test_a_slow_tool_is_waited_for_and_talked_over():
         thinker = Thinker([ToolCall("1", "book", {})], ["It is booked."])
         yaml = (
             GRAPH
-            + "turn: {dead_air: {filler_after: 1s, filler: [One moment., Soon.], give_up_after: 3s}}\n"
+            + "turn: {dead_air: {filler_after: 1s, filler: [One moment., Soon.], "
+            + "give_up_after: 3s}}\n"
         )
         async with call(yaml, extra={"llm": [thinker]}, tools=[booking.tool()]) as script:
             await script.until(events.AgentHeard)

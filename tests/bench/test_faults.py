@@ -1,0 +1,55 @@
+"""The fault matrix: nobody is silent, whatever breaks, and the books stay true."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from bench.faults import report
+from bench.faults.cells import CELLS, LONGEST_MS, Cell, Result
+from bench.faults.cells import run as run_cell
+
+ROOT = Path(__file__).resolve().parents[2]
+DUMB = {Cell("tts", fault, False) for fault in ("hang", "half_dead", "slow")}
+"""Where the only voice is silent nothing can be said: the call is over soon instead."""
+DUMB_MS = 6000
+RECOVERS = ("slow",)
+
+run = cache(run_cell)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+class TestCell:
+    def test_the_caller_is_never_left_in_silence(self, cell: Cell):
+        assert run(cell).silence_ms <= (DUMB_MS if cell in DUMB else LONGEST_MS)
+
+    def test_the_call_goes_on_or_ends_for_a_reason(self, cell: Cell):
+        result = run(cell)
+        if cell.fallback or cell.stage == "tool" or cell.fault in RECOVERS:
+            assert result.answered == (True, True)
+            assert result.ended == ""
+            return
+        assert not all(result.answered) or not result.answered
+        assert result.ended.startswith(f"provider.failed ({cell.stage} ")
+        assert result.ended_ms is not None
+
+    def test_the_books_are_true_and_nothing_is_left(self, cell: Cell):
+        assert run(cell).faults == ()
+
+
+def test_the_matrix_has_every_stage_and_fault():
+    assert len(CELLS) == 4 * 7 * 2 - 7
+
+
+def test_a_call_that_is_given_up_is_not_ended_without_a_word():
+    for cell in CELLS:
+        result: Result = run(cell)
+        if result.ended and cell.stage != "tts":
+            assert result.heard[-1].endswith("Please call again a little later."), cell
+
+
+def test_the_table_in_the_docs_is_current():
+    page = (ROOT / "docs" / "explanation" / "when-a-provider-fails.md").read_text(encoding="utf-8")
+    assert report.table({cell: run(cell) for cell in CELLS}) in page, "run: make docs"

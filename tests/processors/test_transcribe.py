@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from flowcat_server.core import events
 from flowcat_server.core.audio import PCM_8K, AudioFormat
 from flowcat_server.core.interfaces import Audio, EndOfTurn, Pause, SttCaps, SttInbox, Transcript
+from flowcat_server.errors import ProviderRefused
+from flowcat_server.processors.transcribe import RING_MS
 from tests import virtual
 from tests.callscript import SILENCE, VOICE, call
 
@@ -23,8 +25,13 @@ topology:
 class Stenographer:
     """Writes down how many milliseconds of voice it was given in a turn."""
 
-    def __init__(self, *, leaves_after: int = 10**9) -> None:
-        self.caps = SttCaps(formats=(PCM_8K,), chunk_ms=0, speech_only=True)
+    def __init__(
+        self, *, leaves_after: int = 10**9, deaf: bool = False, partials: bool = False
+    ) -> None:
+        self.caps = SttCaps(
+            formats=(PCM_8K,), chunk_ms=0, speech_only=not partials, keeps_partials=partials
+        )
+        self._deaf = deaf
         self._leaves_after = leaves_after
         self.streams = 0
 
@@ -42,6 +49,8 @@ class Stenographer:
                 if isinstance(item, Audio):
                     voiced += audio.duration_ms(len(item.payload)) * (item.payload != SILENCE)
                 elif isinstance(item, Pause):
+                    if self._deaf:
+                        continue
                     if answers == self._leaves_after:
                         return
                     answers += 1
@@ -92,5 +101,92 @@ def test_a_key_does_not_cost_the_words_being_spoken():
             await script.passes(400, VOICE)
             await script.passes(800)
         assert finals(script.all(events.CallerText)) == ["[keypad: #]", "800 ms"]
+
+    virtual.run(main())
+
+
+# --- replacement ----------------------------------------------------------------------------------
+
+
+def test_a_replacement_is_given_the_turn_that_was_missed():
+    async def main() -> None:
+        deaf, spare = Stenographer(deaf=True), Stenographer()
+        async with call(YAML, extra={"stt": [deaf, spare]}) as script:
+            await script.until(events.AgentHeard)
+            await script.speaks(800, 3000)
+            await script.speaks(600, 1000)
+        assert finals(script.all(events.CallerText)) == ["800 ms", "600 ms"]
+        assert spare.streams == 1
+        assert [notice.code for notice in script.all(events.Notice)] == ["stt_fallback"]
+
+    virtual.run(main())
+
+
+def test_a_caller_who_goes_on_meanwhile_is_heard_as_a_whole():
+    async def main() -> None:
+        async with call(YAML, extra={"stt": [Stenographer(deaf=True), Stenographer()]}) as script:
+            await script.until(events.AgentHeard)
+            await script.speaks(800, 1000)
+            await script.speaks(600, 3000)
+        assert finals(script.all(events.CallerText)) == ["1400 ms"]
+
+    virtual.run(main())
+
+
+def test_what_a_replacement_is_given_is_bounded():
+    async def main() -> None:
+        deaf, spare = Stenographer(deaf=True), Stenographer()
+        async with call(YAML, extra={"stt": [deaf, spare]}) as script:
+            await script.until(events.AgentHeard)
+            await script.speaks(20_000, 3000)
+        (text,) = finals(script.all(events.CallerText))
+        assert 12_000 < int(text.split()[0]) < RING_MS
+
+    virtual.run(main())
+
+
+class Chatty(Stenographer):
+    """Tells of two segments while the caller speaks, then breaks."""
+
+    async def transcribe(
+        self, inbox: SttInbox, audio: AudioFormat
+    ) -> AsyncGenerator[Transcript, None]:
+        while items := await inbox.get():
+            if any(isinstance(item, Pause) for item in items):
+                yield Transcript("lost words", 0, final=True)
+                yield Transcript("more of them", 1, final=False)
+                raise ProviderRefused("chatty", "no")
+
+
+def test_what_was_heard_twice_stands_there_once():
+    async def main() -> None:
+        async with call(YAML, extra={"stt": [Chatty(), Stenographer()]}) as script:
+            await script.until(events.AgentHeard)
+            await script.speaks(800, 1000)
+        assert finals(script.all(events.CallerText)) == ["800 ms"]
+
+    virtual.run(main())
+
+
+def test_a_stream_that_is_deaf_to_a_long_speech_is_replaced_before_its_end():
+    async def main() -> None:
+        deaf, spare = Stenographer(deaf=True, partials=True), Stenographer()
+        yaml = YAML + "turn: {deadlines: {stt: {first: 2s, gap: 3s}}}\n"
+        async with call(yaml, extra={"stt": [deaf, spare]}) as script:
+            await script.until(events.AgentHeard)
+            await script.passes(4000, VOICE)
+            assert [notice.code for notice in script.all(events.Notice)] == ["stt_fallback"]
+            await script.passes(700)
+        assert finals(script.all(events.CallerText)) == ["4000 ms"]
+
+    virtual.run(main())
+
+
+def test_a_noise_is_owed_nothing_though_nobody_transcribes_it():
+    async def main() -> None:
+        async with call(YAML, extra={"stt": [Stenographer(deaf=True)]}) as script:
+            await script.until(events.AgentHeard)
+            await script.speaks(160, 2500)
+            assert script.agent_lines == ["Hello."]
 
     virtual.run(main())

@@ -11,7 +11,7 @@ import pytest
 from flowcat_server.core import ended, events
 from flowcat_server.core.audio import PCM_8K, AudioFormat
 from flowcat_server.core.interfaces import Speech, Word
-from flowcat_server.errors import ProviderUnavailable
+from flowcat_server.errors import ProviderRefused, ProviderUnavailable
 from tests import virtual
 from tests.callscript import call
 from tests.fakes.thinker import Thinker
@@ -63,7 +63,7 @@ class Choir:
             for number, word in enumerate(text.split()):
                 if number == self._fail_after:
                     yield Speech(bytes(1600))  # a third of the word
-                    raise ProviderUnavailable("choir", "hoarse")
+                    raise ProviderRefused("choir", "lost its voice")
                 await asyncio.sleep(self._slow_s)
                 times = (Word(word, 300 * number, 300 * number + 300),) if self._timed else ()
                 yield Speech(bytes(4800), times)
@@ -143,9 +143,8 @@ def test_synthesis_waits_while_much_is_still_to_be_heard():
 
 # --- in the middle of a sentence ------------------------------------------------------------------
 
-LONG = YAML.replace(
-    "One two three. Four five six.", "One two three four five six seven eight nine."
-)
+NINE = "One two three four five six seven eight nine."
+LONG = YAML.replace("One two three. Four five six.", NINE)
 
 
 def test_a_voice_that_dies_in_a_sentence_is_replaced_from_the_word_that_was_cut():
@@ -153,7 +152,7 @@ def test_a_voice_that_dies_in_a_sentence_is_replaced_from_the_word_that_was_cut(
         async with call(LONG, extra={"tts": [Choir(fail_after=2), spare := Choir()]}) as script:
             heard = await script.until(events.AgentHeard)
         assert spare.texts[0] == "three four five six seven eight nine."
-        assert heard.text == "One two three four five six seven eight nine."
+        assert heard.text == NINE
         assert heard.heard_ms == 9 * 300 + 100
 
     virtual.run(main())
@@ -181,7 +180,7 @@ def test_an_interruption_after_the_replacement_leaves_what_was_heard(timed: bool
 def test_a_voice_that_breaks_behind_its_last_word_is_not_replaced_for_it():
     async def main() -> None:
         broken, spare = Choir(fail_after=9), Choir()
-        async with call(LONG + "", extra={"tts": [broken, spare]}) as script:
+        async with call(LONG, extra={"tts": [broken, spare]}) as script:
             heard = await script.until(events.AgentHeard)
         assert heard.text.endswith("nine.")
         assert spare.texts == []

@@ -120,14 +120,15 @@ class DeadAirProcessor(Processor):
             if buffered or self._playout.active() is not None:
                 self._look_at(now + buffered + self._least_ms)
             return
-        if now - debt.since_ms >= rules.give_up_after_ms and self._give_up():
+        give_up_ms = debt.since_ms + rules.give_up_after_ms
+        if now >= give_up_ms and self._give_up():
             self._look_at(now + self._least_ms)
             return
         # A voice that owes its words cannot speak others; its deadline calls in the next voice.
         if debt.stage != "tts":
             due = max(self.quiet_since_ms() + rules.filler_after_ms, debt.since_ms + self._least_ms)
             if now < due:
-                self._look_at(due)
+                self._look_at(min(due, give_up_ms) if give_up_ms > now else due)
                 return
             if rules.fillers:
                 self._used += 1

@@ -246,6 +246,11 @@ class Session:
 
     # --- for the server -----------------------------------------------------------------------
 
+    @property
+    def running(self) -> bool:
+        """The call has begun, and its pipeline with it; it may be on its way out."""
+        return self._running
+
     def subscribe(self, subscriber: Subscriber) -> None:
         """Hear every event from now on. A subscriber must not block."""
         self._subscribers += (subscriber,)

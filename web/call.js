@@ -43,8 +43,13 @@ export class Call extends EventTarget {
   #socket = null;
   /** @type {MediaStreamTrack|null} */
   #track = null;
-  /** @type {object[]} */
+  /** Lines and keys of which the server has not said that it took them. @type {object[]} */
   #outbox = [];
+  /** How many went before those in the outbox, and how many have been sent at all. */
+  #taken = 0;
+  #sent = 0;
+  /** The socket is one that the server answers. */
+  #greeted = false;
   /** @type {number[]} */
   #timers = [];
   #heardAt = 0;
@@ -172,14 +177,12 @@ export class Call extends EventTarget {
     const socket = new WebSocket(url);
     this.#socket = socket;
     this.#heardAt = this.#openedAt = performance.now();
-    socket.addEventListener("open", () => {
-      for (const message of this.#outbox.splice(0)) socket.send(JSON.stringify(message));
-    });
+    this.#greeted = false;
     socket.addEventListener("message", ({ data }) => {
       this.#heardAt = performance.now();
       const event = JSON.parse(data);
       if (event.type === "pong") return;
-      if (event.type === "hello") this.#emit("captions", true);
+      if (event.type === "hello") this.#onHello(event);
       this.#seen = event.seq ?? this.#seen;
       this.#emit("event", event);
       if (event.type !== "call_ended") return;
@@ -188,6 +191,16 @@ export class Call extends EventTarget {
       this.#later(() => this.#end(), this.state === "ending" ? 0 : 400);
     });
     socket.addEventListener("close", () => socket === this.#socket && this.#onSocketClosed());
+  }
+
+  /** What was written into a socket that broke may be lost: the server says how much it has. @param {{taken?: number}} hello */
+  #onHello({ taken = this.#sent }) {
+    this.#outbox.splice(0, taken - this.#taken);
+    this.#taken = taken;
+    this.#greeted = true;
+    for (const message of this.#outbox) this.#socket?.send(JSON.stringify(message));
+    this.#sent = this.#taken + this.#outbox.length;
+    this.#emit("captions", true);
   }
 
   async #onSocketClosed() {
@@ -252,8 +265,14 @@ export class Call extends EventTarget {
 
   /** @param {object} message */
   #send(message) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
-    else if (this.#outbox.length < 50) this.#outbox.push(message);
+    this.#outbox.push(message);
+    if (this.#outbox.length > 50) {
+      this.#outbox.shift();
+      this.#taken++;
+    }
+    if (!this.#greeted || this.#socket?.readyState !== WebSocket.OPEN) return;
+    this.#socket.send(JSON.stringify(message));
+    this.#sent = this.#taken + this.#outbox.length;
   }
 
   /** @param {CallFailure} failure */

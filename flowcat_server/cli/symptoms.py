@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.types import parse_bind
 from flowcat_server.errors import AssetError
-from flowcat_server.providers.assets import Asset, verify
+from flowcat_server.providers.assets import verify
 from flowcat_server.providers.resolve import Leg, examine
 
 _FILES_PER_CALL = 12
@@ -77,9 +76,10 @@ def of_agent(loaded: Loaded) -> Iterator[Finding]:
     for problem in loaded.warnings:
         yield Finding("configuration", "warning", str(problem).replace("warning: ", "", 1))
     yield Finding("configuration", "ok", f"{loaded.path} loads")
-    for kind, path, spec in loaded.config.topology.used():
-        yield from _provider(examine(kind, spec), path)
-    yield from _models()
+    legs = {path: examine(kind, spec) for kind, path, spec in loaded.config.topology.used()}
+    for path, leg in legs.items():
+        yield from _provider(leg, path)
+    yield from _models(legs.values())
     yield _port(loaded.config.server.bind)
     yield _public_url(loaded)
     yield _open_files(loaded.config.limits.max_calls)
@@ -98,15 +98,15 @@ def _provider(leg: Leg, path: str) -> Iterator[Finding]:
         yield Finding(name, "ok", ", ".join(part for part in (model, key) if part))
 
 
-def _models() -> Iterator[Finding]:
-    """The model files that the modules of the providers looked at so far name."""
-    assets: dict[Asset, None] = {}
-    for name, module in sorted(sys.modules.items()):
-        if name.startswith("flowcat_server.providers."):
-            for value in list(vars(module).values()):
-                if isinstance(value, Asset):
-                    assets[value] = None
-    for asset in assets:
+def _models(legs: Iterable[Leg]) -> Iterator[Finding]:
+    """The model files that the providers load."""
+    used = [
+        asset
+        for leg in legs
+        if leg.provider is not None and (leg.provider.default_model or not leg.spec.model)
+        for asset in leg.provider.assets
+    ]
+    for asset in dict.fromkeys(used):
         try:
             path = verify(asset)
         except AssetError as error:

@@ -7,21 +7,38 @@ record says which. So what was heard is known at any moment, to the word.
 
 A reply is *settled* when its last sample has been played, or when `clear` cut it off. Only then
 does its text become part of what was said.
+
+`hold` falls silent without cutting off: what was sent and not heard is taken back, from the
+beginning of the word that was being said, and `resume` lets it be sent again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.interfaces import Word
-from flowcat_server.core.speech import Piece, Reply
+from flowcat_server.core.speech import REWIND_MS, Piece, Reply
 from flowcat_server.core.timeline import Timeline
 
 MS_PER_CHAR = 65
 """Speaking rate assumed until the voice has shown its own (about 180 words a minute)."""
 CHAR_RATE_MEMORY = 0.3
+KEPT_MS = REWIND_MS + 500
+"""Of the audio that has been heard, so much is kept: speech that was held may go on within it."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Audio that was handed to the transport, and may have to be taken back."""
+
+    reply: Reply
+    piece: Piece
+    offset: int
+    """Where in the piece's audio it begins, in bytes."""
+    audio: bytes
 
 
 class Playout:
@@ -55,6 +72,11 @@ class Playout:
         self._offset = 0
         """Bytes of the first queue entry that have been sent."""
         self._queued = 0
+        self._sent: deque[_Sent] = deque()
+        self._sent_bytes = 0
+        self._held = False
+        self._amid = False
+        """Something was sent since speech was held last."""
         self._ms_per_char = float(MS_PER_CHAR)
 
     # --- the agent's side -------------------------------------------------------------------
@@ -157,11 +179,11 @@ class Playout:
 
     def queued(self) -> int:
         """Bytes that `pull` could return at once."""
-        return self._queued
+        return 0 if self._held else self._queued
 
     def pull(self, now_ms: int, size: int) -> bytes:
         """Up to `size` bytes to be sent now; they count as sent."""
-        if not self._queued or size <= 0:
+        if not self._queued or size <= 0 or self._held:
             return b""
         timeline = self._timeline
         start_ms = timeline.start_ms(now_ms)
@@ -181,13 +203,18 @@ class Playout:
                 self._offset = offset + taken
             wanted -= taken
             chunks.append(chunk)
-            timeline.enter(reply, piece, taken, now_ms)
+            timeline.enter(reply, piece, piece.sent_bytes, taken, now_ms)
+            self._sent.append(_Sent(reply, piece, piece.sent_bytes, chunk))
+            piece.sent_bytes += taken
             reply.queued_bytes -= taken
             self._queued -= taken
             if reply.first_sent_ms is None:
                 reply.first_sent_ms = now_ms
                 reply.source = "estimate" if timeline.marks else "paced"
         audio = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._sent_bytes += len(audio)
+        self._amid = True
+        self._forget(now_ms)
         if self._tap is not None:
             self._tap(start_ms, audio)
         return audio
@@ -227,9 +254,78 @@ class Playout:
         """When `settle` is wanted next, as far as is known; None while nothing is complete."""
         if not any(reply.complete for reply in self._open.values()):
             return None
+        if self._held and self._queued:
+            return None
         if not self._queued:
             return self._timeline.played_at_ms(now_ms)
         return max(self._timeline.end_ms, now_ms) + self.audio.duration_ms(self._queued)
+
+    # --- the caller speaks ------------------------------------------------------------------
+
+    @property
+    def held(self) -> bool:
+        """Nothing is sent until `resume` or `clear`."""
+        return self._held
+
+    def hold(self, now_ms: int) -> bool:
+        """Fall silent, but keep what was not heard. Says whether the far end has to be cleared."""
+        if self._held:
+            return False
+        self._held = True
+        cut = None
+        if self._timeline.marks:  # the far end forgets what it has not played
+            cut = self._timeline.cut(now_ms)
+            if self._on_clear is not None:
+                self._on_clear(now_ms)
+        sent_ahead = cut is not None
+        if cut is None and self._amid:  # all that was sent is heard; a word may still be cut in two
+            piece = self._sent[-1].piece
+            if piece.sent_bytes < piece.audio_bytes or not piece.complete:
+                cut = piece, piece.sent_bytes
+        if cut is not None:
+            self._take_back(*cut)
+        self._amid = False
+        return sent_ahead
+
+    def resume(self) -> None:
+        """Go on where `hold` fell silent."""
+        self._held = False
+
+    def _take_back(self, piece: Piece, offset: int) -> None:
+        """Put what was sent from `offset` of a piece on back to the front of the queue."""
+        audio_ms = self.audio.duration_ms
+        go_on_ms = piece.go_on_ms(audio_ms(offset), audio_ms(piece.audio_bytes), self._ms_per_char)
+        start = min(offset, self.audio.bytes_for(go_on_ms))
+        if self._queue and self._offset:
+            reply, first, payload = self._queue[0]
+            self._queue[0] = (reply, first, payload[self._offset :])
+            self._offset = 0
+        while self._sent:
+            sent = self._sent[-1]
+            if sent.piece is piece and sent.offset < start:
+                kept = min(len(sent.audio), start - sent.offset)
+                taken, sent.audio = sent.audio[kept:], sent.audio[:kept]
+                self._queue_again(sent.reply, sent.piece, taken)
+                return
+            self._sent.pop()
+            self._queue_again(sent.reply, sent.piece, sent.audio)
+            if sent.piece is piece and sent.offset == start:
+                return
+
+    def _queue_again(self, reply: Reply, piece: Piece, audio: bytes) -> None:
+        if audio:
+            self._queue.appendleft((reply, piece, audio))
+            piece.sent_bytes -= len(audio)
+            reply.queued_bytes += len(audio)
+            self._queued += len(audio)
+            self._sent_bytes -= len(audio)
+
+    def _forget(self, now_ms: int) -> None:
+        """Drop audio that was heard so long ago that nothing goes on there."""
+        unheard_ms = max(0, self._timeline.end_ms - now_ms)
+        keep = self.audio.bytes_for(unheard_ms + KEPT_MS)
+        while self._sent_bytes - len(self._sent[0].audio) >= keep:
+            self._sent_bytes -= len(self._sent.popleft().audio)
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""
@@ -243,7 +339,9 @@ class Playout:
             )
             self._settle(reply)
         self._queue.clear()
-        self._queued = self._offset = 0
+        self._sent.clear()
+        self._queued = self._offset = self._sent_bytes = 0
+        self._held = self._amid = False
         self._timeline.cut(last_ms)
         if self._on_clear is not None:
             self._on_clear(last_ms)

@@ -8,6 +8,10 @@ from flowcat_server.core.interfaces import Word
 
 FULLY_HEARD_MS = 60
 """A piece counts as heard if less than this of it is missing: the tail is silence."""
+WORD_SAID_MS = 60
+"""The same for a word at which speech was cut off."""
+REWIND_MS = 1000
+"""Speech goes on at most this much before where it was cut off."""
 
 
 @dataclass(slots=True)
@@ -17,8 +21,10 @@ class Piece:
     text: str
     audio_bytes: int = 0
     """Audio pushed so far."""
+    sent_bytes: int = 0
+    """Of it, what has been sent and was not taken back."""
     played_bytes: int = 0
-    """Of it, what has certainly been played."""
+    """How far it has certainly been played."""
     complete: bool = False
     """All audio of the text has been pushed."""
     words: list[Word] = field(default_factory=list)
@@ -37,15 +43,35 @@ class Piece:
             return self.text
         if self.words:
             return self._through_word(heard_ms)
-        if not self.complete:
-            audio_ms = max(audio_ms, int(len(self.text) * ms_per_char))
-        reached = len(self.text) * heard_ms / audio_ms
+        reached = len(self.text) * heard_ms / self._length_ms(audio_ms, ms_per_char)
         end = 0
         for start, stop in _words(self.text):
             if (start + stop) / 2 > reached:
                 break
             end = stop
         return self.text[:end]
+
+    def go_on_ms(self, cut_ms: int, audio_ms: int, ms_per_char: float) -> int:
+        """Where to go on after it was cut off at `cut_ms`: where the word then spoken begins.
+
+        Between words, and where a word was all but said, that is `cut_ms` itself. Without word
+        times it is an estimate, and never after `cut_ms`.
+        """
+        if self.words:
+            begun = [word for word in self.words if word.start_ms < cut_ms]
+            if not begun or cut_ms >= begun[-1].end_ms - WORD_SAID_MS:
+                return cut_ms
+            start_ms = begun[-1].start_ms
+        else:
+            length_ms = self._length_ms(audio_ms, ms_per_char)
+            reached = len(self.text) * cut_ms / max(1, length_ms)
+            starts = [start for start, _ in _words(self.text) if start < reached]
+            start_ms = starts[-1] * length_ms // len(self.text) if starts else 0
+        return max(0, start_ms, cut_ms - REWIND_MS)
+
+    def _length_ms(self, audio_ms: int, ms_per_char: float) -> int:
+        """How long the whole piece takes, as far as is known."""
+        return audio_ms if self.complete else max(audio_ms, int(len(self.text) * ms_per_char))
 
     def _through_word(self, heard_ms: int) -> str:
         """The same by the voice's own word times."""

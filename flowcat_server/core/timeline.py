@@ -30,6 +30,8 @@ class _Span:
 
     reply: Reply
     piece: Piece
+    offset: int
+    """Where in the piece's audio it begins, in bytes."""
     position: int
     """Bytes that were sent before it."""
     size: int
@@ -81,14 +83,14 @@ class Timeline:
             return self._run_start_ms
         return start_ms
 
-    def enter(self, reply: Reply, piece: Piece, size: int, now_ms: int) -> None:
-        """`size` bytes of a piece are sent."""
+    def enter(self, reply: Reply, piece: Piece, offset: int, size: int, now_ms: int) -> None:
+        """`size` bytes of a piece, from `offset` on, are sent."""
         last = self._spans[-1] if self._spans and self._run_bytes else None
-        if last is not None and last.piece is piece:
+        if last is not None and last.piece is piece and last.offset + last.size == offset:
             last.size += size
         else:
             self._forget(now_ms - MARK_LOST_MS if self.marks else now_ms)
-            self._spans.append(_Span(reply, piece, self._sent_bytes, size, self.end_ms))
+            self._spans.append(_Span(reply, piece, offset, self._sent_bytes, size, self.end_ms))
         self._run_bytes += size
         self._sent_bytes += size
 
@@ -121,11 +123,13 @@ class Timeline:
             self._move(predicted_ms, now_ms)
 
     def heard_bytes(self, reply: Reply, last_ms: int) -> list[int]:
-        """What of a reply's pieces has sounded by `last_ms`."""
+        """How far each of a reply's pieces has sounded by `last_ms`."""
         sizes = {id(piece): piece.played_bytes for piece in reply.pieces}
         for span in self._spans:
-            if span.reply is reply:
-                sizes[id(span.piece)] += self._sounded(span, last_ms)
+            if span.reply is reply and (sounded := self._sounded(span, last_ms)):
+                # A word that was cut off may have been said again: what counts is how far.
+                key = id(span.piece)
+                sizes[key] = max(sizes[key], span.offset + sounded)
         return list(sizes.values())
 
     def pending(self, reply: Reply, now_ms: int) -> bool:
@@ -152,12 +156,19 @@ class Timeline:
         if any(span.reply is reply for span in self._spans):
             self._spans = deque(span for span in self._spans if span.reply is not reply)
 
-    def cut(self, last_ms: int) -> None:
-        """Nothing that was sent sounds after `last_ms`."""
+    def cut(self, last_ms: int) -> tuple[Piece, int] | None:
+        """Nothing that was sent sounds after `last_ms`.
+
+        Returns the piece and the offset in it where it was cut off; None if all had sounded.
+        """
+        while self._spans and (size := self._sounded(self._spans[0], last_ms)):
+            self._played(self._spans[0], size)
+        first = (self._spans[0].piece, self._spans[0].offset) if self._spans else None
         self._spans.clear()
         self._marks.clear()
         self._marked_bytes = self._sent_bytes
         self._run_start_ms, self._run_bytes = min(self.end_ms, last_ms), 0
+        return first
 
     # --- inside -----------------------------------------------------------------------------
 
@@ -171,11 +182,12 @@ class Timeline:
 
     def _played(self, span: _Span, size: int) -> None:
         """The first `size` bytes of the first span have certainly been played."""
-        span.piece.played_bytes += size
+        span.piece.played_bytes = max(span.piece.played_bytes, span.offset + size)
         if size == span.size:
             self._spans.popleft()
         else:
             span.start_ms += size * 1000 // self._bytes_per_s
+            span.offset += size
             span.position += size
             span.size -= size
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from flowcat_server.errors import MissingExtra
+from flowcat_server.providers.assets import Asset
 
 if TYPE_CHECKING:
     from flowcat_server.providers.http import Http
@@ -79,6 +80,8 @@ class Provider:
     """Modules that must be importable; looked up, not imported."""
     extra: str = ""
     """The pip extra that installs them."""
+    assets: tuple[Asset, ...] = ()
+    """Model files it loads, unless the agent file names a file of its own as the model."""
     local: bool = False
     """Runs in this machine, without a network."""
     status: Literal["local", "fixture-tested", "live-verified", "built-in"] = "fixture-tested"

@@ -61,6 +61,8 @@ class _Peer:
     call_id: str
     feed: EventFeed
     reader: _Reader | None = None
+    taken: int = 0
+    """Lines and keys that came. A page whose socket broke sends the others once more."""
     begun: bool = False
     """The call's pipeline runs."""
     early: list[dict[str, Any]] = field(default_factory=list)
@@ -213,7 +215,7 @@ class WebRtcDoor:
             if dialect == "native":
                 agent = self._calls.parts.profile.name
                 hello = {"type": "hello", "call_id": peer.call_id, "agent": agent}
-                await socket.send_str(encode(hello))
+                await socket.send_str(encode({**hello, "taken": peer.taken}))
             while peer.reader is reader and (event := await peer.feed.next()) is not None:
                 for message in translate(event):
                     if dialect == "native":
@@ -232,8 +234,11 @@ class WebRtcDoor:
                     await socket.send_str('{"type":"pong"}')
             case {"type": "hangup"}:
                 await self._calls.hang_up(peer.call_id, ended.CALLER_HUNG_UP)
-            case _:
+            case {"type": "text" | "digit"}:
+                peer.taken += 1
                 self._obey(peer, command)
+            case _:
+                pass
 
     def _obey(self, peer: _Peer, command: dict[str, Any]) -> None:
         session = self._calls.live.get(peer.call_id)

@@ -118,8 +118,16 @@ class FakeCall:
         self.heard: list[npt.NDArray[np.int16]] = []
         self.socket: web.WebSocketResponse | None = None
         self.sockets = 0
+        self.deaf = False
+        """What the page writes is lost on the way, as into a socket that has broken."""
+        self.lost: list[dict[str, Any]] = []
         self.backlog: list[str] = []
         self.tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What was typed and keyed."""
+        return [told for told in self.messages if told["type"] in ("text", "digit")]
 
     async def answer(self) -> str:
         self.peer.addTrack(self.tone)
@@ -239,7 +247,8 @@ class FakeServer:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         agent = self.info["agent"]["name"]
-        await socket.send_json({"type": "hello", "call_id": call.call_id, "agent": agent})
+        hello = {"type": "hello", "call_id": call.call_id, "agent": agent}
+        await socket.send_json({**hello, "taken": len(call.lines)})
         for text in call.backlog:
             await socket.send_str(text)
         call.backlog.clear()
@@ -249,6 +258,9 @@ class FakeServer:
             if message.type is not WSMsgType.TEXT:
                 break
             told = json.loads(message.data)
+            if call.deaf:
+                call.lost.append(told)
+                continue
             if told["type"] == "ping":
                 await socket.send_json({"type": "pong"})
                 continue

@@ -161,6 +161,37 @@ async def test_the_events_socket_comes_back_while_sound_goes_on(
     assert await page.text("#alert") == ""
 
 
+async def test_what_was_typed_into_a_broken_socket_is_sent_once_more(
+    open_page: OpenPage, server: FakeServer
+) -> None:
+    page = await open_page()
+    await page.click("#call")
+    await page.wait_for_text("#status", "Connected")
+    await eventually(lambda: server.call.socket is not None)
+    call = server.call
+
+    async def say(text: str) -> None:
+        await page.type("#text", text)
+        await page.press("Enter")
+
+    await say("This arrives.")
+    await eventually(lambda: len(call.lines) == 1)
+    call.deaf = True
+    await say("This is lost.")
+    await eventually(lambda: len(call.lost) == 1)
+    assert call.socket is not None
+    await call.socket.close()
+    call.deaf = False
+    await eventually(lambda: call.sockets == 2)
+    await say("This arrives too.")
+    await eventually(lambda: len(call.lines) == 3)
+    assert [line["text"] for line in call.lines] == [
+        "This arrives.",
+        "This is lost.",
+        "This arrives too.",
+    ]
+
+
 async def test_no_path_for_the_sound(open_page: OpenPage, server: FakeServer) -> None:
     hurry = """
       const later = window.setTimeout;

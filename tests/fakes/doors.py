@@ -71,9 +71,10 @@ class Doors:
     public: str = PUBLIC
 
     async def settled(self, live: int = 0, *, within_s: float = 5.0) -> None:
-        """Wait until so many calls are live."""
+        """Wait until so many calls are live, and have begun."""
+        sessions = self.calls.live.values
         async with asyncio.timeout(within_s):
-            while len(self.calls.live) != live:  # noqa: ASYNC110 - a test looks from outside
+            while [each.running for each in sessions()] != [True] * live:  # noqa: ASYNC110 - a test looks from outside
                 await asyncio.sleep(0.005)
 
     async def free(self, *, within_s: float = 5.0) -> None:

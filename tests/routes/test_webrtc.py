@@ -340,3 +340,17 @@ async def test_a_page_that_lost_its_socket_goes_on_behind_the_last_event_it_got(
                 assert sequence == list(range(last["seq"] + 1, last["seq"] + 1 + len(sequence)))
                 message = await asyncio.wait_for(lost.receive(), 5)
                 assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+
+
+async def test_a_page_that_lost_its_socket_is_told_what_had_arrived_of_its_own(tmp_path: Path):
+    async with doors(tmp_path, AGENT) as house, on_air(house) as answer:
+        url = events_url(house, answer["pc_id"], "?format=native")
+        async with house.client.ws_connect(url) as socket:
+            reader = Reader(socket)
+            assert (await reader.until("hello"))["taken"] == 0
+            await socket.send_str('{"type":"text","text":"What are your hours?"}')
+            await socket.send_str('{"type":"ping"}')
+            await socket.send_str('{"type":"digit","digit":"5"}')
+            last = await reader.until("digit_pressed")
+        async with house.client.ws_connect(f"{url}&after={last['seq']}") as socket:
+            assert (await Reader(socket).until("hello"))["taken"] == 2

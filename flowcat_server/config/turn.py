@@ -158,8 +158,8 @@ class Deadlines(Block):
 
     stt: Deadline = Field(
         default_factory=lambda: Deadline.model_construct(first=2000, gap=10_000),
-        description="Speech to text: from the caller's pause to the transcript; between partial "
-        "transcripts while the caller speaks.",
+        description="Speech to text: from the caller's pause to the transcript; between two "
+        "transcripts of one turn while the caller speaks.",
     )
     llm: Deadline = Field(
         default_factory=lambda: Deadline.model_construct(first=4000, gap=4000),

@@ -119,7 +119,6 @@ class TranscribeProcessor(Processor):
             if self._speech_only:
                 self._listening = True
                 self._replay()
-            self._expect(speaking=True)
         elif type(frame) is SpeechPaused:
             self._pause = frame.pause
             if frame.at_ms - self._onset_ms >= SPEECH_MS:
@@ -129,7 +128,7 @@ class TranscribeProcessor(Processor):
         elif type(frame) is SpeechResumed:
             self._pause = self._owed_ms = None
             self._inbox.signal(Resume())
-            self._expect(speaking=True)
+            self._expect()
         elif type(frame) is TurnDropped or (type(frame) is TurnEnded and not frame.typed):
             # A typed turn does not end a spoken one that is under way.
             self._turn_open = False
@@ -177,15 +176,19 @@ class TranscribeProcessor(Processor):
         if self._pause is not None:
             self._inbox.signal(Pause(self._pause))
 
-    def _expect(self, *, speaking: bool = False) -> None:
-        """Set when the stream has to say something: it was sent something just now."""
+    def _expect(self) -> None:
+        """Set when the stream has to say something: it was sent something just now.
+
+        Of who only makes noise nothing is to be told; who was understood and goes on speaking
+        will be understood again.
+        """
         limit = self._limit
         if limit is None or limit.expired():
             return
         within_ms = None
         if self._pause is not None:
             within_ms = self._transcribers.deadline.first_ms
-        elif speaking and self._transcribers.current.plug.caps.keeps_partials:
+        elif self._segments and self._transcribers.current.plug.caps.keeps_partials:
             within_ms = self._transcribers.deadline.gap_ms
         now = asyncio.get_running_loop().time()
         limit.reschedule(None if within_ms is None else now + within_ms / 1000)
@@ -202,7 +205,7 @@ class TranscribeProcessor(Processor):
         try:
             stream = transcriber.plug.transcribe(self._inbox, self._format)
             async with asyncio.timeout(None) as self._limit, closing(stream):
-                self._expect(speaking=self._turn_open)
+                self._expect()
                 async for transcript in stream:
                     self._take(transcript)
         except ProviderError as error:
@@ -221,12 +224,13 @@ class TranscribeProcessor(Processor):
         stale, self._stale = self._stale - {transcript.segment}, set()
         for segment in stale:
             self._on_transcript(Transcript("", segment, final=True))
-        self._segments.add(transcript.segment)
+        if self._turn_open and transcript.text:
+            self._segments.add(transcript.segment)
         answered = transcript.pause is not None and transcript.pause == self._pause
         if answered:
             self._pause = self._owed_ms = None
             self._transcribers.succeeded()
-        self._expect(speaking=self._turn_open and not answered)
+        self._expect()
         self._on_transcript(transcript)
 
     async def _recover(self, error: ProviderError) -> bool:
@@ -235,6 +239,9 @@ class TranscribeProcessor(Processor):
             await asyncio.sleep(self._transcribers.delay_ms / 1000)
             return True
         pause = self._pause
+        if pause is None and isinstance(error, ProviderTimeout):
+            self._transcribers.begin()  # the caller waits for nothing, and may be a radio
+            return True
         if not self._on_lost(error, pause is not None):
             return False
         self._pause = self._owed_ms = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from flowcat_server.core import events
 from flowcat_server.core.audio import PCM_8K, AudioFormat
@@ -29,9 +30,12 @@ class Stenographer:
         self, *, leaves_after: int = 10**9, deaf: bool = False, partials: bool = False
     ) -> None:
         self.caps = SttCaps(
-            formats=(PCM_8K,), chunk_ms=0, speech_only=not partials, keeps_partials=partials
+            formats=(PCM_8K,),
+            chunk_ms=100 if partials else 0,
+            speech_only=not partials,
+            keeps_partials=partials,
         )
-        self._deaf = deaf
+        self._deaf, self._partials = deaf, partials
         self._leaves_after = leaves_after
         self.streams = 0
 
@@ -47,7 +51,10 @@ class Stenographer:
         while items := await inbox.get():
             for item in items:
                 if isinstance(item, Audio):
-                    voiced += audio.duration_ms(len(item.payload)) * (item.payload != SILENCE)
+                    heard = audio.duration_ms(len(item.payload)) * (item.payload != SILENCE)
+                    if self._partials and heard and not voiced:
+                        yield Transcript("well", 0, final=False)
+                    voiced += heard
                 elif isinstance(item, Pause):
                     if self._deaf:
                         continue
@@ -168,7 +175,7 @@ def test_what_was_heard_twice_stands_there_once():
     virtual.run(main())
 
 
-def test_a_stream_that_is_deaf_to_a_long_speech_is_replaced_before_its_end():
+def test_a_stream_that_falls_deaf_in_a_long_speech_is_replaced_before_its_end():
     async def main() -> None:
         deaf, spare = Stenographer(deaf=True, partials=True), Stenographer()
         yaml = YAML + "turn: {deadlines: {stt: {first: 2s, gap: 3s}}}\n"
@@ -188,5 +195,18 @@ def test_a_noise_is_owed_nothing_though_nobody_transcribes_it():
             await script.until(events.AgentHeard)
             await script.speaks(160, 2500)
             assert script.agent_lines == ["Hello."]
+
+    virtual.run(main())
+
+
+def test_a_long_noise_breaks_nothing():
+    async def main() -> None:
+        pens = [Stenographer(deaf=True), Stenographer()]
+        pens[0].caps = replace(pens[0].caps, keeps_partials=True)
+        yaml = YAML + "turn: {deadlines: {stt: {first: 2s, gap: 3s}}}\n"
+        async with call(yaml, extra={"stt": pens}) as script:
+            await script.until(events.AgentHeard)
+            await script.passes(20_000, VOICE)
+            assert script.all(events.Notice) == []
 
     virtual.run(main())

@@ -52,7 +52,7 @@ class Stenographer:
             for item in items:
                 if isinstance(item, Audio):
                     heard = audio.duration_ms(len(item.payload)) * (item.payload != SILENCE)
-                    if self._partials and heard and not voiced:
+                    if self._partials and voiced < 300 <= voiced + heard:
                         yield Transcript("well", 0, final=False)
                     voiced += heard
                 elif isinstance(item, Pause):

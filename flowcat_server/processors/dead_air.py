@@ -15,7 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flowcat_server.core.frames import AgentText, Frame, SpeechPaused, TurnEnded
+from flowcat_server.core.frames import (
+    AgentText,
+    Frame,
+    SpeechPaused,
+    SpeechResumed,
+    SpeechStarted,
+    TurnDropped,
+    TurnEnded,
+)
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.processors.call import Call
@@ -76,14 +84,22 @@ class DeadAirProcessor(Processor):
         self._used = 0
         self._caller_ms = 0
         """The caller's last sound."""
+        self._caller_speaks = False
         self._timer: asyncio.Handle | None = None
         self._due_ms = 0
 
     def process(self, frame: Frame) -> None:
-        if type(frame) is SpeechPaused:
+        if type(frame) is SpeechStarted or type(frame) is SpeechResumed:
+            self._caller_speaks = True
+        elif type(frame) is TurnDropped:
+            self._caller_speaks = False
+        elif type(frame) is SpeechPaused:
+            self._caller_speaks = False
             self._caller_ms = frame.at_ms
             self._look_at(frame.at_ms + self._rules.filler_after_ms)
         elif type(frame) is TurnEnded:
+            if not frame.typed:
+                self._caller_speaks = False
             self._caller_ms = frame.speech_end_ms
             self._look_at(self._call.now_ms() + self._least_ms)
         elif type(frame) is AgentText:
@@ -95,8 +111,8 @@ class DeadAirProcessor(Processor):
             self._timer.cancel()
 
     def debt(self) -> Debt | None:
-        """Who owes the caller a sound now; None: nobody, or it is being heard."""
-        if self._playout.buffered_ms(self._call.now_ms()):
+        """Who owes the caller a sound now; None: nobody, or it is being heard, or they speak."""
+        if self._caller_speaks or self._playout.buffered_ms(self._call.now_ms()):
             return None
         return next((debt for owes in self._owing if (debt := owes()) is not None), None)
 

@@ -101,3 +101,16 @@ def test_an_answer_in_time_needs_no_filler():
         assert script.agent_lines[1] == "Yes."
 
     virtual.run(main())
+
+
+def test_nobody_talks_over_a_caller_to_fill_a_silence():
+    async def main() -> None:
+        yaml = agent().replace("turn: {", "turn: {interruption: {enabled: false}, ")
+        async with call(yaml, extra={"llm": [Thinker([6.0, "Yes."])]}) as script:
+            await script.until(events.AgentHeard)
+            await script.speaks(800, 1600)
+            begun = len(script.transport.heard)
+            await script.passes(1200, VOICE)
+            assert len(script.transport.heard) == begun
+
+    virtual.run(main())

@@ -173,6 +173,9 @@ class CallLine:
                 idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
 
+        def bearable_ms() -> int:
+            return dead_air.bearable_ms()
+
         def lost(error: ProviderError, waiting: bool) -> bool:
             text = rescue.turn_failed(error)
             if rescue.over or (waiting and text and not detector.text):
@@ -205,6 +208,7 @@ class CallLine:
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
             rescue,
+            bearable_ms,
         )
         dead_air = DeadAirProcessor(
             call,

@@ -62,6 +62,8 @@ class Cell:
     stage: Stage
     fault: Fault
     fallback: bool
+    first_token_ms: int = 150
+    """Of a model that is well."""
 
     def __str__(self) -> str:
         return f"{self.stage} {self.fault} {'with' if self.fallback else 'without'} fallback"
@@ -156,7 +158,7 @@ def _models(cell: Cell, shown: list[list[Message]]) -> list[_Model]:
     replies: tuple[Any, ...] = ANSWERS
     if cell.stage == "tool":
         replies = tuple({"tool": "look", "then": f"{LOOKED_UP} {answer}"} for answer in ANSWERS)
-    options = {"replies": replies, "first_token_ms": 150, "token_ms": 20}
+    options = {"replies": replies, "first_token_ms": cell.first_token_ms, "token_ms": 20}
     if cell.stage != "llm":
         return [_Model(ScriptedLlmOptions(**options), shown)]
     trouble = {"fail": cell.fault, "slow_ms": SLOW_MS}

@@ -32,6 +32,9 @@ LEAST_MS = 900
 """A stage that began to owe a sound in the middle of a silence is left in peace for so long: who
 waits for the end of an unfinished sentence on purpose is not late yet."""
 
+LEAST_VOICE_MS = 600
+"""So long a voice may take for its first sound, however long the caller has waited before."""
+
 Stage = Literal["stt", "llm", "tool", "tts"]
 
 
@@ -119,6 +122,14 @@ class DeadAirProcessor(Processor):
     def quiet_since_ms(self) -> int:
         """When the last sound of either side ended, or will end."""
         return max(self._caller_ms, self._playout.sound_ends_ms())
+
+    def bearable_ms(self) -> int:
+        """How long the next sound may take without a silence that is worse than a filler's."""
+        now = self._call.now_ms()
+        buffered = self._playout.buffered_ms(now)
+        quiet_since = now + buffered if buffered else self.quiet_since_ms()
+        left = quiet_since + self._rules.filler_after_ms + self._least_ms // 2 - now
+        return max(left, LEAST_VOICE_MS)
 
     def _look_at(self, due_ms: int) -> None:
         if self._timer is not None:

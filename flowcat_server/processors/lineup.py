@@ -81,9 +81,14 @@ class Lineup(Generic[Plug]):
         because the machine is busy must not be given up for it.
         """
         deadline = self.current.deadline
-        if self._tries or self._after():
+        if self._tries or self.replaceable:
             return deadline
         return Deadline(2 * deadline.first_ms, 2 * deadline.gap_ms)
+
+    @property
+    def replaceable(self) -> bool:
+        """Somebody else can be asked instead of `current`."""
+        return bool(self._after())
 
     def begin(self) -> None:
         """A new use: everybody may be asked again."""

@@ -55,6 +55,7 @@ class SpeakProcessor(Processor):
         audio: AudioFormat,
         buffered_ms: Callable[[], int],
         rescue: Rescue,
+        bearable_ms: Callable[[], int],
     ) -> None:
         """Create the stage.
 
@@ -64,12 +65,14 @@ class SpeakProcessor(Processor):
             audio: What `AudioOut` carries.
             buffered_ms: How much speech has yet to be heard.
             rescue: What becomes of a call without a voice.
+            bearable_ms: How long the next sound may take where another voice could speak.
         """
         self._call = call
         self._speakers = speakers
         self._audio = audio
         self._buffered_ms = buffered_ms
         self._rescue = rescue
+        self._bearable_ms = bearable_ms
         self._utterances: dict[int, _Utterance] = {}
         self._open_voice()
 
@@ -181,14 +184,17 @@ class SpeakProcessor(Processor):
     async def _voice_piece(self, turn: int, piece: int, spoken: Spoken) -> None:
         """Speak the rest of a piece with the voice in use."""
         speaker, deadline = self._speakers.current, self._speakers.deadline
-        begun = self._call.now_ms()
+        begun, first_ms = self._call.now_ms(), deadline.first_ms
+        if self._speakers.replaceable:
+            # What the others have taken of the caller's patience is gone.
+            first_ms = min(first_ms, self._bearable_ms())
         try:
-            async with asyncio.timeout(deadline.first_ms / 1000):
+            async with asyncio.timeout(first_ms / 1000):
                 voice = await asyncio.shield(self._voice)
         except TimeoutError as error:
             raise ProviderTimeout(speaker.name, "no connection in time") from error
         # Connecting and the first sound have one deadline: the caller waits for both.
-        left = max(1, deadline.first_ms - (self._call.now_ms() - begun))
+        left = max(1, first_ms - (self._call.now_ms() - begun))
         transcoder = Transcoder(voice.format, self._audio)
         text, size = spoken.rest, 0
         deadline = Deadline(left, deadline.gap_ms)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench.faults import report
-from bench.faults.cells import CELLS, LONGEST_MS, Cell, Result
+from bench.faults.cells import CELLS, FAULTS, LONGEST_MS, Cell, Result
 from bench.faults.cells import run as run_cell
+from flowcat_server.providers.drills import Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 DUMB = {Cell("tts", fault, False) for fault in ("hang", "half_dead", "slow")}
@@ -41,6 +42,17 @@ class TestCell:
 
 def test_the_matrix_has_every_stage_and_fault():
     assert len(CELLS) == 4 * 7 * 2 - 7
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("first_token_ms", [400, 900])
+def test_a_model_that_takes_its_time_leaves_less_of_it_to_the_voice(
+    fault: Fault, first_token_ms: int
+):
+    result = run(Cell("tts", fault, True, first_token_ms))
+    assert result.silence_ms <= LONGEST_MS
+    assert result.answered == (True, True)
+    assert result.faults == ()
 
 
 def test_a_call_that_is_given_up_is_not_ended_without_a_word():

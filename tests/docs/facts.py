@@ -175,7 +175,9 @@ REASONS = {
     ended.CARRIER_CLOSED: "The carrier closed the connection without saying why.",
     ended.CARRIER_PROTOCOL: "The carrier sent what cannot be read, again and again.",
     ended.OPERATOR_HUNG_UP: "Somebody ended the call through the API.",
-    ended.PROVIDER_FAILED: "A provider failed, and so did its fallbacks; `detail` reads `stage provider: error`.",
+    ended.PROVIDER_FAILED: (
+        "A provider failed, and so did its fallbacks; `detail` reads `stage provider: error`."
+    ),
     ended.SERVER_DRAINED: "The server stopped and the call outlasted `server.drain_timeout`.",
     ended.SERVER_ERROR: "A fault in the server; the log has it.",
     ended.SERVER_KILLED: "The process died; written at the next start.",

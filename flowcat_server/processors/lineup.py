@@ -114,10 +114,14 @@ class Lineup(Generic[Plug]):
         self.current.breaker.hedges_lost += 1
         self._overtaken = True
 
-    def failed(self, error: ProviderError) -> bool:
+    def failed(self, error: ProviderError, *, hurry: bool | None = None) -> bool:
         """The use failed. True: ask `current` now; False: nobody can help with this use.
 
         What the caller is told where nobody can help is a matter of the `Rescue`.
+
+        Args:
+            error: What it failed with.
+            hurry: Whether the caller waits; None: if the use has taken long.
         """
         error.stage = self._stage
         self._tried.add(self._at)
@@ -127,9 +131,10 @@ class Lineup(Generic[Plug]):
         again = error.retryable and self._tries < (
             min(1, self._retries) if silent else self._retries
         )
-        waited = isinstance(error, ProviderTimeout | ProviderBusy)
-        waited = waited or now_ms() - self._begun_ms > HURRY_MS
-        following = None if again and not waited else self._choose(self._after())
+        if hurry is None:
+            hurry = now_ms() - self._begun_ms > HURRY_MS
+        hurry = hurry or isinstance(error, ProviderTimeout | ProviderBusy)
+        following = None if again and not hurry else self._choose(self._after())
         if following is not None:
             self._at, self._tries, self.delay_ms = following, 0, 0
             self._call.trouble(self._stage, f"{self._stage}_fallback", error)

@@ -235,7 +235,7 @@ class TranscribeProcessor(Processor):
 
     async def _recover(self, error: ProviderError) -> bool:
         """After a failure: False when nobody will transcribe this call any more."""
-        if self._transcribers.failed(error):
+        if self._transcribers.failed(error, hurry=self._pause is not None):
             await asyncio.sleep(self._transcribers.delay_ms / 1000)
             return True
         pause = self._pause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -208,5 +209,31 @@ def test_a_long_noise_breaks_nothing():
             await script.until(events.AgentHeard)
             await script.passes(20_000, VOICE)
             assert script.all(events.Notice) == []
+
+    virtual.run(main())
+
+
+class Sleepy(Stenographer):
+    """Hangs up on a caller who says nothing for a while, once."""
+
+    async def transcribe(
+        self, inbox: SttInbox, audio: AudioFormat
+    ) -> AsyncGenerator[Transcript, None]:
+        if not self.streams:
+            self.streams += 1
+            await asyncio.sleep(4)
+            return
+        async for transcript in super().transcribe(inbox, audio):
+            yield transcript
+
+
+def test_a_stream_that_ends_while_nobody_waits_is_opened_again_before_a_fallback():
+    async def main() -> None:
+        sleepy, spare = Sleepy(), Stenographer()
+        async with call(YAML, extra={"stt": [sleepy, spare]}) as script:
+            await script.passes(5000)
+            await script.speaks(800, 1000)
+        assert finals(script.all(events.CallerText)) == ["800 ms"]
+        assert (sleepy.streams, spare.streams) == (2, 0)
 
     virtual.run(main())

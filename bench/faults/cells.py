@@ -195,6 +195,22 @@ async def _call(cell: Cell) -> Result:
     )
 
 
+def interrupted(cell: Cell, at_ms: int) -> tuple[str, ...]:
+    """What is untrue after a caller has cut in, so long after their own last word."""
+
+    async def talk() -> tuple[str, ...]:
+        shown: list[list[Message]] = []
+        async with call(_yaml(cell), extra={"llm": _models(cell, shown)}) as script:
+            await _listen(script, GREETING, 0, [])
+            await script.passes(800, VOICE)
+            await script.passes(at_ms)
+            await script.passes(600, VOICE)
+            await _listen(script, ANSWERS[1], script.session.now_ms(), [])
+        return tuple(_untrue(script, shown, cut=True))
+
+    return virtual.run(talk())
+
+
 async def _listen(script: Script, answer: str, since_ms: int, silences: list[int]) -> bool:
     """The caller waits until they were answered, and the agent is quiet, or the call is over."""
     begun = len(script.agent_lines)

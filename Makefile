@@ -37,8 +37,9 @@ format: .stamps/dev ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .stamps/dev ## write the generated pages of docs/reference
+docs: .stamps/dev ## write the generated parts of docs
 	$(BIN)/python -m tests.docs.generate
+	$(BIN)/python -m bench.faults --write docs/explanation/when-a-provider-fails.md >/dev/null
 
 lock: .stamps/uv ## pin every dependency anew
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --no-annotate --no-header \

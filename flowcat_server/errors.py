@@ -80,12 +80,19 @@ class ProviderError(FlowcatError):
     """A provider failed. `retryable` says whether trying again may help."""
 
     retryable = False
+    stage = ""
+    """What it was asked for: ``stt``, ``llm``, ``tts``, ``realtime``; said by who asked."""
 
     def __init__(self, provider: str, message: str, *, retryable: bool | None = None) -> None:
         self.provider = provider
         if retryable is not None:
             self.retryable = retryable
         super().__init__(f"{provider}: {message}")
+
+    @property
+    def detail(self) -> str:
+        """``stage provider: error``, as it stands in a call's end."""
+        return f"{self.stage} {self}".lstrip()
 
 
 class ProviderRefused(ProviderError):

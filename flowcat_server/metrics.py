@@ -43,6 +43,15 @@ METRICS: Final[dict[str, str]] = {
     ),
     "flowcat_interruptions_total": "Replies the caller cut off.",
     "flowcat_provider_errors_total": "Failures of providers, by kind, provider and error.",
+    "flowcat_provider_breaker_state": (
+        "Whether calls use a provider: 0 closed (they do), 1 half open (the next call tries it), "
+        "2 open (they begin with its fallback)."
+    ),
+    "flowcat_provider_breaker_opened_total": "How often a provider's breaker opened.",
+    "flowcat_provider_hedges_lost_total": (
+        "How often the next provider, asked beside this one for turn.dead_air.hedge_after, was "
+        "the first to answer."
+    ),
     "flowcat_tool_duration_seconds": "How long tools ran, by tool and outcome.",
     "flowcat_audio_frames_total": "Pieces of audio received (in) and sent (out).",
     "flowcat_media_dropped_frames_total": "Pieces of audio that were dropped, by where.",
@@ -71,6 +80,8 @@ LATENCY_PARTS: Final = (
 REFUSED: Final = ("full", "draining")
 OUTCOMES: Final = ("answered", "interrupted", "unanswered")
 
+BREAKER_STATES: Final = ("closed", "half_open", "open")
+
 _MAX_TOOLS: Final = 100
 """Different tool names that get a label of their own; a model can invent names without end."""
 
@@ -80,6 +91,16 @@ class FrameCounts(Protocol):
 
     frames_in: int
     frames_out: int
+
+
+class BreakerCounts(Protocol):
+    """A provider's breaker, as far as it is counted."""
+
+    opened: int
+    hedges_lost: int
+
+    def state(self, now_ms: int) -> str:
+        """One of `BREAKER_STATES`."""
 
 
 class CallMetrics:
@@ -137,6 +158,8 @@ class Metrics:
         self._live: set[CallMetrics] = set()
         self._gone = {"in": 0, "out": 0}
         self._media_dropped: dict[str, Callable[[], int]] = {}
+        self._breakers: dict[tuple[str, str], BreakerCounts] = {}
+        self._now_ms: Callable[[], int] = lambda: 0
         self._records_dropped = 0
         self._tools: set[str] = set()
         self._build(version)
@@ -225,6 +248,13 @@ class Metrics:
         """Report dropped pieces of audio: `count` is asked whenever metrics are wanted."""
         self._media_dropped[where] = count
 
+    def watch_breaker(
+        self, kind: str, provider: str, breaker: BreakerCounts, now_ms: Callable[[], int]
+    ) -> None:
+        """Report a provider's breaker; `now_ms` is the clock it goes by."""
+        self._breakers[kind, provider] = breaker
+        self._now_ms = now_ms
+
     def loop_lag(self, seconds: float) -> None:
         """One sample of how late the event loop was."""
         self._lag.observe(seconds)
@@ -279,6 +309,23 @@ class Metrics:
         yield CounterMetricFamily(
             *_named("flowcat_records_dropped_total"), value=self._records_dropped
         )
+        yield from self._collect_breakers()
+
+    def _collect_breakers(self) -> Iterable[Metric]:
+        labels = ["kind", "provider"]
+        state = GaugeMetricFamily(*_named("flowcat_provider_breaker_state"), labels=labels)
+        opened = CounterMetricFamily(
+            *_named("flowcat_provider_breaker_opened_total"), labels=labels
+        )
+        lost = CounterMetricFamily(*_named("flowcat_provider_hedges_lost_total"), labels=labels)
+        now_ms = self._now_ms()
+        for names, breaker in self._breakers.items():
+            state.add_metric(names, BREAKER_STATES.index(breaker.state(now_ms)))
+            opened.add_metric(names, breaker.opened)
+            lost.add_metric(names, breaker.hedges_lost)
+        yield state
+        yield opened
+        yield lost
 
 
 class _Collector:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
-from flowcat_server.core import ended
+from flowcat_server.config.turn import Deadline as DeadlineConfig
 from flowcat_server.core.agent import Agent, Profile
+from flowcat_server.core.breaker import Breaker
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.endpointing import Endpointing
 from flowcat_server.core.frames import AgentText, ReplyEnded
+from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import (
     LanguageModel,
     SpeechToSpeech,
@@ -28,22 +30,31 @@ from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules
+from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
+from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.realtime import Session as RealtimeSession
 from flowcat_server.processors.record import Recorder, RecordProcessor
-from flowcat_server.processors.reply import DeadAir, Model, ReplyProcessor
-from flowcat_server.processors.speak import Speaker, SpeakProcessor
-from flowcat_server.processors.transcribe import TranscribeProcessor, Transcriber
+from flowcat_server.processors.reply import ReplyProcessor
+from flowcat_server.processors.rescue import Rescue, RescueRules
+from flowcat_server.processors.speak import SpeakProcessor
+from flowcat_server.processors.transcribe import TranscribeProcessor
 from flowcat_server.processors.turn import TurnProcessor
 from flowcat_server.tools.toolbox import Toolbox
 
 Plug = TypeVar("Plug")
+
+STT_ANSWERS_MS = 60_000
+"""Only a bound: each pause is answered, with nothing where nobody can transcribe it."""
+STT_RETRIES = 3
+"""A stream that breaks between the caller's turns costs nobody anything: it is opened again."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Candidate(Generic[Plug]):
     plug: Plug
     first_ms: int | None = None
     """Own deadline for the first result; None: the kind's."""
+    breaker: Breaker = field(default_factory=Breaker)
+    """What all calls know of its health."""
 
 
 @dataclass(frozen=True)
@@ -152,55 +165,69 @@ class CallLine:
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
         )
         turn = TurnProcessor(call, detector, parts.vad, transport.input_format)
-        transcribe = TranscribeProcessor(
-            call,
-            [Transcriber(c.name, c.plug) for c in parts.stt],
-            transport.input_format,
-            turn.transcript,
-        )
+        rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
-        reply = ReplyProcessor(
-            call,
-            [
-                Model(
-                    c.name, c.plug, Deadline(c.first_ms or deadlines.llm.first, deadlines.llm.gap)
-                )
-                for c in parts.llm
-            ],
-            self.agent,
-            Conversation(playout),
-            playout,
-            self._actions,
-            DeadAir(
-                turn_config.dead_air.filler_after,
-                turn_config.dead_air.filler,
-                turn_config.dead_air.give_up_after,
-                turn_config.dead_air.say,
-            ),
-        )
 
         def ask(text: str) -> None:
             number = detector.skip()
             reply.begin(number)
-            idle.emit(AgentText(number, text, call.now_ms()))
+            if text:
+                idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
 
+        def bearable_ms() -> int:
+            return dead_air.bearable_ms()
+
+        def lost(error: ProviderError, waiting: bool) -> bool:
+            text = rescue.turn_failed(error)
+            if rescue.over or (waiting and text and not detector.text):
+                ask(text)
+            if rescue.over:
+                reply.abandon()
+            return not rescue.over
+
+        transcribe = TranscribeProcessor(
+            call,
+            Lineup(call, "stt", _members(parts.stt, deadlines.stt), retries=STT_RETRIES),
+            transport.input_format,
+            turn.transcript,
+            lost,
+        )
+        reply = ReplyProcessor(
+            call,
+            Lineup(call, "llm", _members(parts.llm, deadlines.llm)),
+            self.agent,
+            Conversation(playout),
+            playout,
+            self._actions,
+            rescue,
+            turn_config.dead_air.hedge_after,
+        )
         idle = self._idle(lambda: detector.open, ask)
         speak = SpeakProcessor(
             call,
-            [
-                Speaker(
-                    c.name, c.plug, Deadline(c.first_ms or deadlines.tts.first, deadlines.tts.gap)
-                )
-                for c in parts.tts
-            ],
+            Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
+            rescue,
+            bearable_ms,
+        )
+        dead_air = DeadAirProcessor(
+            call,
+            DeadAir(
+                turn_config.dead_air.filler_after,
+                turn_config.dead_air.filler,
+                turn_config.dead_air.give_up_after,
+            ),
+            playout,
+            (speak.owes, reply.owes, transcribe.owes),
+            lambda debt, text: ask(text) if debt.stage == "stt" else reply.fill(text),
+            reply.give_up,
         )
         self._opening = reply.greet
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
-        return [turn, transcribe, reply, idle, speak]
+        return [turn, transcribe, reply, idle, dead_air, speak]
 
     def _realtime(self) -> list[Processor]:
         parts, transport = self._parts, self._transport
@@ -241,22 +268,19 @@ class CallLine:
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return
-        if reply.interrupted:
+        if reply.interrupted and actions.failure is None:
             # The caller has more to say: a goodbye is taken back.
             if actions.closing:
                 actions.revive()
             return
-        if actions.transfer is not None:
-            self._call.pass_on(actions.transfer)
-        elif actions.ending:
-            self._call.end(ended.AGENT_ENDED)
+        actions.finish()
 
 
 def _turn_rules(config: Config) -> TurnRules:
     turn = config.turn
     return TurnRules(
         pause_ms=turn.endpointing.pause,
-        transcript_wait_ms=turn.deadlines.stt.first,
+        transcript_wait_ms=STT_ANSWERS_MS,
         interruption=turn.interruption.enabled,
         min_speech_ms=turn.interruption.min_speech,
         min_words=turn.interruption.min_words,
@@ -271,6 +295,24 @@ def _endpointing(config: Config) -> Endpointing:
         waits.max_delay,
         waits.number_delay,
         turn_words(spoken(config.topology.stt)) if smart else None,
+    )
+
+
+def _members(candidates: Sequence[Candidate[Plug]], deadline: DeadlineConfig) -> list[Member[Plug]]:
+    return [
+        Member(c.name, c.plug, Deadline(c.first_ms or deadline.first, deadline.gap), c.breaker)
+        for c in candidates
+    ]
+
+
+def _rescue_rules(config: Config) -> RescueRules:
+    rules = config.turn.dead_air
+    target = rules.transfer
+    return RescueRules(
+        rules.say,
+        rules.give_up_turns,
+        TransferTarget(target.name, target.phone, say=target.say) if target else None,
+        rules.goodbye,
     )
 
 

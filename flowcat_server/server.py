@@ -23,6 +23,7 @@ from flowcat_server.config.types import parse_bind
 from flowcat_server.core import ended
 from flowcat_server.errors import ConfigError, FlowcatError
 from flowcat_server.metrics import Metrics, watch_loop
+from flowcat_server.processors.lineup import now_ms
 from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
@@ -97,6 +98,7 @@ class Server:
             metrics = Metrics(
                 __version__, reasons=sorted(ended.REASONS), channels=("twilio", "webrtc")
             )
+            _watch_breakers(metrics, built)
             store = await stack.enter_async_context(self._records(metrics))
             recorder = await stack.enter_async_context(_recorder(self._loaded.config))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -264,6 +266,13 @@ async def _recorder(config: Config) -> AsyncIterator[Recorder | None]:
         yield recorder
     finally:
         await asyncio.to_thread(recorder.close)
+
+
+def _watch_breakers(metrics: Metrics, built: Built) -> None:
+    parts = built.parts
+    for kind, candidates in (("stt", parts.stt), ("llm", parts.llm), ("tts", parts.tts)):
+        for candidate in candidates:
+            metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
 
 
 def _webrtc_settings(config: Config) -> WebRtcSettings:

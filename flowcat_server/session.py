@@ -171,7 +171,7 @@ class Session:
         try:
             callback(*arguments)
         except ProviderError as error:
-            self._provider_failed(error)
+            self.fail(error)
         except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
             self._failed(getattr(callback, "__name__", "callback"), error)
 
@@ -195,13 +195,23 @@ class Session:
             self.reason, self.detail = reason, detail
             self._over.set()
 
-    def pass_on(self, target: TransferTarget) -> None:
+    def fail(self, error: ProviderError) -> None:
+        """End the call for a provider without which it cannot go on."""
+        if self.reason is not None:
+            log.debug("provider_failed_after_end", provider=error.provider, error=str(error))
+            return
+        self.end(ended.PROVIDER_FAILED, error.detail)
+        log.warning("provider_failed", provider=error.provider, error=error.detail)
+        self._on_provider_error(error.stage or "call", error.provider, error)
+        self.publish(events.Notice(self.now_ms(), "error", "provider_failed", error.detail))
+
+    def pass_on(self, target: TransferTarget, cause: str = "") -> None:
         """End the call; the door asks the carrier to connect the caller to `target`."""
         self.transfer = target
         self.publish(
             events.Notice(self.now_ms(), "info", "transfer", f"Passing the call to {target.name}.")
         )
-        self.end(ended.AGENT_TRANSFERRED, target.name)
+        self.end(ended.AGENT_TRANSFERRED, f"{target.name}, for {cause}" if cause else target.name)
 
     def own(self, task: asyncio.Task[None]) -> None:
         """End the call when this task ends: it is the transport's loop."""
@@ -292,7 +302,7 @@ class Session:
             )
             self._line.begin()
         except ProviderError as error:
-            self._provider_failed(error)
+            self.fail(error)
         except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
             self._failed("start", error)
 
@@ -301,22 +311,13 @@ class Session:
         try:
             await work
         except ProviderError as error:
-            self._provider_failed(error)
+            self.fail(error)
         except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
             self._failed(name, error)
 
     def _failed(self, where: str, error: Exception) -> None:
         log.error("call_task_failed", task=where, exc_info=error)
         self.end(ended.SERVER_ERROR, f"{where}: {type(error).__name__}")
-
-    def _provider_failed(self, error: ProviderError) -> None:
-        if self.reason is not None:
-            log.debug("provider_failed_after_end", provider=error.provider, error=str(error))
-            return
-        self.end(ended.PROVIDER_FAILED, str(error))
-        log.warning("provider_failed", provider=error.provider, error=str(error))
-        self._on_provider_error("call", error.provider, error)
-        self.publish(events.Notice(self.now_ms(), "error", "provider_failed", str(error)))
 
     async def _finish(self) -> None:
         """Fall silent, then say farewell to the carrier and drop the line."""

@@ -13,6 +13,7 @@ from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
 from flowcat_server.core.agent import Profile
+from flowcat_server.core.breaker import Breaker, BreakerRules
 from flowcat_server.core.interfaces import KnowsAgent, ToolSpec
 from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.core.templates import names, render
@@ -89,13 +90,16 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
     plugs: dict[str, list[Candidate[Any]]] = {}
     built = Built(Parts(config, profile, toolbox))
     starts: list[Coroutine[Any, Any, None]] = []
+    rules = BreakerRules(config.turn.breaker.failures, config.turn.breaker.open_for)
     for kind, path, spec in config.topology.used():
         spare = "fallback" in path
         created = _create(kind, spec, path, spare, loaded, http, built)
         if created is None:
             continue
         plug, used = created
-        plugs.setdefault(kind, []).append(Candidate(_title(spec), plug, spec.timeout))
+        plugs.setdefault(kind, []).append(
+            Candidate(_title(spec), plug, spec.timeout, Breaker(rules))
+        )
         built.used.append(used)
         built.closers.append(plug.close)
         starts.append(_start(plug, used, progress))
@@ -188,7 +192,9 @@ def later_texts(parts: Parts) -> list[str]:
     texts = [fact.answer for fact in parts.profile.knowledge]
     texts += [text for node in nodes for text in (node.greeting, *node.say)]
     texts += [target.say for node in nodes for target in node.transfers]
-    texts += parts.config.turn.dead_air.say
+    dead_air = parts.config.turn.dead_air
+    texts += [*dead_air.say, *dead_air.goodbye]
+    texts += [dead_air.transfer.say] if dead_air.transfer else []
     return _rendered(parts, texts)
 
 
@@ -196,6 +202,9 @@ async def prepare_later(parts: Parts) -> None:
     """Have the fixed texts spoken ahead of time, one by one beside the calls."""
     for text in later_texts(parts):
         await parts.tts[0].plug.prepare([text])
+    # Where a voice has to be replaced, the silence before it has been long enough.
+    for candidate in parts.tts[1:]:
+        await candidate.plug.prepare(_rendered(parts, parts.config.turn.dead_air.filler))
 
 
 def _rendered(parts: Parts, texts: Iterable[str]) -> list[str]:

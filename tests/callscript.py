@@ -218,9 +218,13 @@ async def call(
     extra: Mapping[str, Sequence[Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
     recorder: Recorder | None = None,
+    shared: Parts | None = None,
 ) -> AsyncIterator[Script]:
-    """A live call of an agent; hung up by the caller at the end of the block."""
-    shared = await parts(loaded(yaml), tools, extra)
+    """A live call of an agent; hung up by the caller at the end of the block.
+
+    `shared`: what several calls of one process share; else they are made of the other arguments.
+    """
+    shared = shared or await parts(loaded(yaml), tools, extra)
     transport = LoopbackTransport(buffers=buffers, audio=audio, marks=marks)
     session = Session(
         "call-1",

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowcat_server import metrics as module
 from flowcat_server.core import ended
 from flowcat_server.core import events as ev
+from flowcat_server.core.breaker import Breaker, BreakerRules
 from flowcat_server.errors import ProviderTimeout
 from flowcat_server.metrics import METRICS, Metrics, watch_loop
 
@@ -178,3 +179,19 @@ def test_the_table_is_complete_in_the_source() -> None:
     }
 
     assert named == set(METRICS)
+
+
+def test_breakers_are_read_when_somebody_asks():
+    metrics = Metrics()
+    breaker = Breaker(BreakerRules(failures=1, open_ms=1000))
+    now = [0]
+    metrics.watch_breaker("tts", "elevenlabs", breaker, lambda: now[0])
+    series = "flowcat_provider_breaker_state{kind=tts,provider=elevenlabs}"
+    states = []
+    breaker.failed(0)
+    for now[0] in (0, 1000):
+        states.append(values(metrics)[series])
+    breaker.succeeded()
+    states.append(values(metrics)[series])
+    assert states == [2, 1, 0]
+    assert values(metrics)[series.replace("state", "opened_total")] == 1

@@ -75,15 +75,36 @@ class Idle(Block):
     )
 
 
+class Transfer(Block):
+    """Who takes a call that the agent cannot go on with; needs a carrier that passes calls on."""
+
+    name: str = Field(default="operator", description="What records call it.")
+    phone: str = Field(description="Number in E.164 form, such as `+442079460000`.")
+    say: str = Field(
+        default="I am passing you on to a colleague.", description="Said before; empty: nothing."
+    )
+
+
 class DeadAir(Block):
-    """What the caller hears while the agent takes too long."""
+    """What the caller hears while the agent is late, and when it cannot go on."""
 
     filler_after: Duration = Field(
-        default=1500, description="Waiting time before a filler is spoken."
+        default=1800,
+        description="Silence on the line, counted from the caller's last sound or the agent's, "
+        "before a filler is spoken; a wait that goes on gets another one each time.",
     )
     filler: Texts = Field(
-        default_factory=lambda: ["One moment."],
+        default_factory=lambda: [
+            "One moment.",
+            "I am still on it.",
+            "Thank you for waiting.",
+        ],
         description="Fillers; one is chosen in turn. An empty list: none.",
+    )
+    hedge_after: Duration = Field(
+        default=0,
+        description="Waiting time for the language model after which its fallback is asked the "
+        "same beside it; the first to answer is heard, the other is cancelled. 0: never.",
     )
     give_up_after: Duration = Field(
         default=10_000, description="Waiting time before the agent gives up."
@@ -92,6 +113,38 @@ class DeadAir(Block):
         default_factory=lambda: ["Sorry, I lost my thread. Could you repeat that?"],
         description="What is said on giving up.",
     )
+    give_up_turns: int = Field(
+        default=2,
+        ge=1,
+        le=20,
+        description="Turns in a row that may fail so before the call is passed on or ended. A "
+        "provider for which trying again cannot help (a refused key) ends it at once.",
+    )
+    transfer: Transfer | None = Field(
+        default=None, description="Who takes such a call; nothing: it is ended."
+    )
+    goodbye: Texts = Field(
+        default_factory=lambda: [
+            "I am sorry, something is wrong on our side. Please call again a little later."
+        ],
+        description="Said before such a call is ended.",
+    )
+
+
+class Breaker(Block):
+    """When calls leave a failing provider alone and begin with its fallback.
+
+    All calls of a process share what they know. Afterwards the next call that needs the provider
+    tries it; nothing is asked only to find out.
+    """
+
+    failures: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Failures in a row after which it is left alone; a refusal counts as all.",
+    )
+    open_for: Duration = Field(default=30_000, description="How long, before it is tried again.")
 
 
 class Deadline(Block):
@@ -102,18 +155,23 @@ class Deadline(Block):
 
 
 class Deadlines(Block):
-    """Deadlines by stage; a provider's own timeout replaces `first`."""
+    """Deadlines by stage, counted from the last thing that was sent to the provider.
+
+    A provider's own `timeout` replaces `first`. Where no fallback is left, a provider gets twice
+    as long before it is given up.
+    """
 
     stt: Deadline = Field(
-        default_factory=lambda: Deadline.model_construct(first=3000, gap=3000),
-        description="Speech to text: from the caller's pause to the transcript.",
+        default_factory=lambda: Deadline.model_construct(first=2000, gap=10_000),
+        description="Speech to text: from the caller's pause to the transcript; between two "
+        "transcripts of one turn while the caller speaks.",
     )
     llm: Deadline = Field(
-        default_factory=lambda: Deadline.model_construct(first=6000, gap=5000),
+        default_factory=lambda: Deadline.model_construct(first=4000, gap=4000),
         description="Language model: to the first token, and between tokens.",
     )
     tts: Deadline = Field(
-        default_factory=lambda: Deadline.model_construct(first=4000, gap=4000),
+        default_factory=lambda: Deadline.model_construct(first=1500, gap=1500),
         description="Text to speech: to the first audio, and between pieces.",
     )
 
@@ -131,4 +189,7 @@ class Turn(Block):
     dead_air: DeadAir = Field(default_factory=DeadAir, description="When the agent is late.")
     deadlines: Deadlines = Field(
         default_factory=Deadlines, description="When a provider counts as failed."
+    )
+    breaker: Breaker = Field(
+        default_factory=Breaker, description="When a failing provider is left alone."
     )

@@ -1,4 +1,8 @@
-"""Why calls end: a closed list, ``who.what``, used in records, metrics and logs."""
+"""Why calls end: a closed list, ``who.what``, used in records, metrics and logs.
+
+The detail beside it is for people, except that of `PROVIDER_FAILED`, which always reads
+``stage provider: error``, such as ``tts elevenlabs: silent for 1500 ms``.
+"""
 
 from __future__ import annotations
 

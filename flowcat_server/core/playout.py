@@ -166,6 +166,10 @@ class Playout:
         """Audio that the caller has yet to hear."""
         return self.audio.duration_ms(self._queued) + max(0, self._timeline.end_ms - now_ms)
 
+    def sound_ends_ms(self) -> int:
+        """When the last sample sent so far will have sounded, or has."""
+        return self._timeline.end_ms
+
     # --- the transport's side ---------------------------------------------------------------
 
     def queued(self) -> int:

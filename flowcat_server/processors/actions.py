@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowcat_server.core import events
+from flowcat_server.core import ended, events
 from flowcat_server.core.agent import END_CALL, REMEMBER, TRANSFER, Agent
 from flowcat_server.core.graph import Edge, TransferTarget
 from flowcat_server.core.interfaces import ToolCall
 from flowcat_server.core.playout import Playout
-from flowcat_server.errors import ToolError
+from flowcat_server.errors import ProviderError, ToolError
 from flowcat_server.processors.call import Call
 
 ToolRunner = Callable[[ToolCall, Agent], Awaitable[str]]
@@ -60,6 +60,8 @@ class Actions:
         """Where the call goes when the current reply has been heard."""
         self.ending = False
         """The call ends when the current reply has been heard."""
+        self.failure: ProviderError | None = None
+        """It was given up for this: it ends or is passed on, also when the caller objects."""
 
     def filler(self, call: ToolCall) -> str:
         """What to say while a tool runs; empty when it needs none."""
@@ -78,6 +80,15 @@ class Actions:
     def closing(self) -> bool:
         """Nothing more has to be said: the call ends or is passed on after this reply."""
         return self.ending or self.transfer is not None
+
+    def finish(self) -> None:
+        """The last words have been heard: pass the call on, or end it."""
+        if self.transfer is not None:
+            self._call.pass_on(self.transfer, self.failure.detail if self.failure else "")
+        elif self.failure is not None:
+            self._call.fail(self.failure)
+        elif self.ending:
+            self._call.end(ended.AGENT_ENDED)
 
     def revive(self) -> None:
         """The caller spoke into the goodbye: the call goes on where it was before."""

@@ -38,8 +38,11 @@ class Call(Protocol):
     def trouble(self, kind: str, code: str, error: ProviderError) -> None:
         """A provider of this kind failed and the call goes on: log it, count it, tell the page."""
 
-    def pass_on(self, target: TransferTarget) -> None:
-        """End the call by passing it on to someone else."""
+    def fail(self, error: ProviderError) -> None:
+        """End the call for a provider without which it cannot go on."""
+
+    def pass_on(self, target: TransferTarget, cause: str = "") -> None:
+        """End the call by passing it on to someone else; `cause`: the failure that led to it."""
 
     def end(self, reason: str, detail: str = "") -> None:
         """End the call. Idempotent: the first reason wins."""

@@ -44,4 +44,6 @@ class Patience:
         if self._call.now_ms() < self._due:
             self._timer = self._call.call_at(self._due, self._check)
             return
-        raise ProviderTimeout(self._name, f"silent for {self._wait_ms} ms")
+        error = ProviderTimeout(self._name, f"silent for {self._wait_ms} ms")
+        error.stage = "realtime"
+        raise error

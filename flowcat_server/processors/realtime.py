@@ -52,7 +52,7 @@ from flowcat_server.core.keypad import Keypad
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
-from flowcat_server.errors import ProviderUnavailable
+from flowcat_server.errors import ProviderError, ProviderUnavailable
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.caller_audio import CallerAudio
@@ -244,11 +244,15 @@ class RealtimeProcessor(Processor):
             output=self._output,
             greeting=agent.render(agent.node.greeting),
         )
-        async with closing(self._session.provider.converse(setup, self._inbox)) as session:
-            async for event in session:
-                self._take(event)
-        if not self._inbox.closed:
-            raise ProviderUnavailable(self._session.name, "the session ended before the call")
+        try:
+            async with closing(self._session.provider.converse(setup, self._inbox)) as session:
+                async for event in session:
+                    self._take(event)
+            if not self._inbox.closed:
+                raise ProviderUnavailable(self._session.name, "the session ended before the call")
+        except ProviderError as error:
+            error.stage = "realtime"
+            raise
 
     def _take(self, event: RealtimeEvent) -> None:
         match event:

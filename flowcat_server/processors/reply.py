@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 import structlog
 
@@ -23,6 +23,7 @@ from flowcat_server.core.frames import (
 from flowcat_server.core.interfaces import (
     LanguageModel,
     ModelEvent,
+    ModelRequest,
     Remember,
     TextDelta,
     ToolCall,
@@ -30,10 +31,14 @@ from flowcat_server.core.interfaces import (
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
-from flowcat_server.errors import ProviderError
+from flowcat_server.errors import ProviderError, ProviderTimeout
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
-from flowcat_server.processors.deadlines import Deadline, timed
+from flowcat_server.processors.dead_air import Debt
+from flowcat_server.processors.deadlines import Deadline, closing, timed
+from flowcat_server.processors.hedge import Hedge
+from flowcat_server.processors.lineup import Lineup, Member
+from flowcat_server.processors.rescue import Rescue
 
 log = structlog.get_logger()
 
@@ -43,23 +48,11 @@ UNFINISHED = "Not finished: the caller interrupted. It may or may not have taken
 """Told to the model of a tool that was cut off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A language model and how long it may be silent."""
-
-    name: str
-    provider: LanguageModel
-    deadline: Deadline
-
-
-@dataclass(frozen=True, slots=True)
-class DeadAir:
-    """What the caller hears while the agent takes too long. Milliseconds."""
-
-    filler_after_ms: int
-    fillers: Sequence[str]
-    give_up_after_ms: int
-    apologies: Sequence[str]
+GO_ON = """\
+You had begun to answer the caller's last words when a fault cut you off. The caller has heard \
+this much of your answer: "{said}" Go on from there. Do not repeat it, and do not mention the \
+fault."""
+"""Told to the model that takes over in the middle of an answer."""
 
 
 class _Reply:
@@ -69,11 +62,16 @@ class _Reply:
         self.turn = turn
         self.said = 0
         """Sentences of its own that were handed to speech (fillers do not count)."""
+        self.answer: list[str] = []
+        """Of them, those that answer the request under way."""
+        self.before: frozenset[str] = frozenset()
+        """Of those, what a model had said before it failed."""
+        self.since_ms: int | None = None
+        """Since when it owes its next words; None: an earlier reply is made first."""
         self.calls: Sequence[ToolCall] = ()
         """Tool calls being carried out."""
         self.results: dict[int, str] = {}
         self.task: asyncio.Task[None] | None = None
-        self.timers: list[asyncio.Handle] = []
 
 
 class ReplyProcessor(Processor):
@@ -86,38 +84,44 @@ class ReplyProcessor(Processor):
     def __init__(
         self,
         call: Call,
-        models: Sequence[Model],
+        models: Lineup[LanguageModel],
         agent: Agent,
         conversation: Conversation,
         playout: Playout,
         actions: Actions,
-        dead_air: DeadAir,
+        rescue: Rescue,
+        hedge_after_ms: int = 0,
     ) -> None:
         """Create the stage.
 
         Args:
             call: The owner.
-            models: The language model and its fallbacks, in order.
+            models: The language model and its fallbacks.
             agent: Where the call is in the graph.
             conversation: What was said so far.
             playout: The ledger; a reply exists there from its first moment.
             actions: Carries out tool calls.
-            dead_air: Fillers and apologies.
+            rescue: What becomes of a turn without an answer.
+            hedge_after_ms: How late a model may be before the next is asked beside it; 0: never.
         """
         self._call = call
-        self._models = list(models)
+        self._models = models
         self._agent = agent
         self._conversation = conversation
         self._playout = playout
         self._actions = actions
-        self._dead_air = dead_air
-        self._used = 0
+        self._rescue = rescue
+        self._hedge_after_ms = hedge_after_ms
         self._making: list[_Reply] = []
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
         if type(frame) is TurnEnded:
             self._conversation.caller(frame.text)
+            if self._rescue.over:  # nothing new is begun, but each turn has its reply
+                self.begin(frame.turn)
+                self.emit(ReplyEnded(frame.turn))
+                return
             superseded = self._supersede()
             self._start(frame.turn)
             for reply in superseded:  # only now: with no reply open, a call that ends would end
@@ -135,8 +139,46 @@ class ReplyProcessor(Processor):
         self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
         self._conversation.reply_begins(turn)
 
+    def abandon(self) -> None:
+        """The call's last words are under way: make no more replies."""
+        for reply in list(self._making):
+            self._drop(reply)
+            self.emit(ReplyEnded(reply.turn))
+
     def close(self) -> None:
         self._drop_all()
+
+    # --- for the watch over dead air --------------------------------------------------------------
+
+    def owes(self) -> Debt | None:
+        """The words that a model or a tool owes."""
+        reply = next((reply for reply in self._making if reply.since_ms is not None), None)
+        if reply is None or reply.since_ms is None:
+            return None
+        return Debt("tool" if reply.calls else "llm", reply.since_ms)
+
+    def fill(self, text: str) -> None:
+        """Say something while the reply being made is late."""
+        reply = next((reply for reply in self._making if reply.since_ms is not None), None)
+        if reply is not None:
+            self._emit_text(reply.turn, text)
+
+    def give_up(self) -> bool:
+        """No model has answered for too long; False: a reply that has begun is not given up.
+
+        Neither is a tool cut off: it has a deadline of its own.
+        """
+        reply = next((reply for reply in self._making if reply.since_ms is not None), None)
+        if reply is None or reply.said or reply.calls or reply.since_ms is None:
+            return False
+        waited = self._call.now_ms() - reply.since_ms
+        error = ProviderTimeout(self._models.current.name, f"no reply within {waited} ms")
+        error.stage = "llm"
+        self._drop(reply)
+        self._lost(reply, error)
+        return True
+
+    # --- replies ----------------------------------------------------------------------------------
 
     def _start(self, turn: int) -> None:
         self.begin(turn)
@@ -145,7 +187,7 @@ class ReplyProcessor(Processor):
         reply.task = self._call.spawn(f"reply-{turn}", self._run(reply, earlier))
         self._making.append(reply)
         if not earlier:
-            self._watch(reply)
+            reply.since_ms = self._call.now_ms()
 
     def _supersede(self) -> list[_Reply]:
         """Drop the replies of which nothing was said or done yet."""
@@ -158,7 +200,7 @@ class ReplyProcessor(Processor):
 
     def _drop(self, reply: _Reply) -> None:
         """Stop making a reply, at once."""
-        self._done(reply)
+        self._making.remove(reply)
         if reply.task is not None:
             reply.task.cancel()
         if reply.calls:
@@ -168,61 +210,36 @@ class ReplyProcessor(Processor):
         for reply in list(self._making):
             self._drop(reply)
 
-    def _done(self, reply: _Reply) -> None:
-        self._making.remove(reply)
-        for timer in reply.timers:
-            timer.cancel()
-
-    # --- dead air -------------------------------------------------------------------------------
-
-    def _watch(self, reply: _Reply) -> None:
-        now, rules = self._call.now_ms(), self._dead_air
-        reply.timers = [
-            self._call.call_at(now + rules.filler_after_ms, partial(self._fill, reply)),
-            self._call.call_at(now + rules.give_up_after_ms, partial(self._give_up, reply)),
-        ]
-
-    def _pick(self, texts: Sequence[str]) -> str:
-        if not texts:
-            return ""
-        text = texts[self._used % len(texts)]
-        self._used += 1
-        return text
-
-    def _fill(self, reply: _Reply) -> None:
-        if not reply.said:
-            self._emit_text(reply.turn, self._pick(self._dead_air.fillers))
-
-    def _give_up(self, reply: _Reply) -> None:
-        if reply.said:
-            return
-        if reply.calls:  # a tool is not cut off; it has a deadline of its own
-            self._fill(reply)
-            due = self._call.now_ms() + self._dead_air.give_up_after_ms
-            reply.timers = [self._call.call_at(due, partial(self._give_up, reply))]
-            return
-        self._drop(reply)
-        self._apologize(reply, "reply_too_late", "No reply in time.")
+    def _lost(self, reply: _Reply, error: ProviderError) -> None:
+        """Nobody could answer; the caller is told."""
+        self._emit_text(reply.turn, self._rescue.turn_failed(error))
         self.emit(ReplyEnded(reply.turn))
-
-    def _apologize(self, reply: _Reply, code: str, text: str) -> None:
-        self._call.publish(events.Notice(self._call.now_ms(), "warning", code, text))
-        self._emit_text(reply.turn, self._pick(self._dead_air.apologies))
+        if self._rescue.over:
+            self.abandon()
 
     # --- the reply's task -------------------------------------------------------------------------
 
     async def _run(self, reply: _Reply, earlier: Sequence[asyncio.Task[None]]) -> None:
         if earlier:
             await asyncio.wait(earlier)
-            self._watch(reply)
+            reply.since_ms = self._call.now_ms()
         agent = self._agent
-        if reply.turn == 0 and agent.node.greeting:
-            self._say_all(reply, agent.render(agent.node.greeting))
-        else:
-            await self._think(reply)
+        try:
+            if reply.turn == 0 and agent.node.greeting:
+                self._say_all(reply, agent.render(agent.node.greeting))
+            else:
+                await self._think(reply)
+        except ProviderError as error:
+            self._making.remove(reply)
+            self._lost(reply, error)
+            return
+        self._rescue.turn_went_well()
         if not reply.said and reply.turn and not self._actions.closing:
-            self._apologize(reply, "reply_empty", "The model had nothing to say.")
-        self._done(reply)
+            now = self._call.now_ms()
+            text = "The model had nothing to say."
+            self._call.publish(events.Notice(now, "warning", "reply_empty", text))
+            self._emit_text(reply.turn, self._rescue.apology())
+        self._making.remove(reply)
         self.emit(ReplyEnded(reply.turn))
 
     async def _think(self, reply: _Reply) -> None:
@@ -233,36 +250,75 @@ class ReplyProcessor(Processor):
         log.warning("reply_rounds_exceeded", turn=reply.turn, rounds=MAX_ROUNDS)
 
     async def _ask(self, reply: _Reply) -> list[ToolCall]:
-        """Ask the model, or the next one from the moment it fails.
-
-        A failure in the middle of an answer ends the answer there.
-        """
+        """Ask the model, or the next one from the moment it fails."""
+        self._models.begin()
+        reply.answer, reply.before = [], frozenset()
         while True:
-            said = reply.said
             try:
-                return await self._ask_model(reply, self._models[0])
+                calls = await self._ask_model(reply)
             except ProviderError as error:
-                if len(self._models) == 1:
+                if not self._models.failed(error):
                     raise
-                self._models.pop(0)
-                self._call.trouble("llm", "llm_fallback", error)
-                if reply.said > said:
-                    return []
+                await asyncio.sleep(self._models.delay_ms / 1000)
+            else:
+                self._models.succeeded()
+                return calls
 
-    async def _ask_model(self, reply: _Reply, model: Model) -> list[ToolCall]:
+    async def _ask_model(self, reply: _Reply) -> list[ToolCall]:
         """One request; speaks its text and returns the tool calls it made."""
-        request = self._agent.request(self._call.id, self._conversation.messages())
         splitter = SentenceSplitter()
         calls: list[ToolCall] = []
         started = False
-        async with timed(model.provider.reply(request), model.deadline, model.name) as stream:
+        async with self._events(self._request(reply)) as stream:
             async for event in stream:
                 if not started:
                     started = True
                     self.emit(ModelStarted(reply.turn, self._call.now_ms()))
                 self._take(reply, event, splitter, calls)
-        self._say(reply, splitter.flush())
+        self._say_once(reply, splitter.flush())
         return calls
+
+    def _request(self, reply: _Reply) -> ModelRequest:
+        """What the model is to know; one that takes over learns what has been said already."""
+        messages = self._conversation.messages()
+        # What this reply has said so far, fillers perhaps, is no message to answer, and vendors
+        # differ in what they make of an answer behind which nobody has spoken.
+        while messages and messages[-1].role == "assistant" and not messages[-1].tool_calls:
+            messages.pop()
+        request = self._agent.request(self._call.id, messages)
+        if not reply.answer:
+            return request
+        reply.before = frozenset(reply.answer)
+        said = GO_ON.format(said=" ".join(reply.answer))
+        return replace(request, system=f"{request.system}\n\n{said}")
+
+    def _events(
+        self, request: ModelRequest
+    ) -> AbstractAsyncContextManager[AsyncGenerator[ModelEvent, None]]:
+        """The stream of the model in use, raced by the next one where that is wanted."""
+        models, deadline = self._models, self._models.deadline
+
+        def ask(
+            model: Member[LanguageModel], deadline: Deadline
+        ) -> AbstractAsyncContextManager[AsyncGenerator[ModelEvent, None]]:
+            return timed(model.plug.reply(request), deadline, model.name)
+
+        current, spare = models.current, models.spare()
+        if not self._hedge_after_ms or spare is None:
+            return ask(current, deadline)
+
+        def won(number: int) -> None:
+            if number:
+                models.overtaken()
+
+        hedge = Hedge(
+            self._call,
+            lambda: ask(current, deadline),
+            lambda: ask(spare, spare.deadline),
+            self._hedge_after_ms,
+            won,
+        )
+        return closing(hedge.stream())
 
     def _take(
         self, reply: _Reply, event: ModelEvent, splitter: SentenceSplitter, calls: list[ToolCall]
@@ -270,7 +326,7 @@ class ReplyProcessor(Processor):
         match event:
             case TextDelta(text):
                 for sentence in splitter.feed(text):
-                    self._say(reply, sentence)
+                    self._say_once(reply, sentence)
             case ToolCall():
                 calls.append(event)
             case Remember(values):
@@ -296,6 +352,7 @@ class ReplyProcessor(Processor):
             reply.results[index] = outcome.result
             again = again and outcome.ask_again
         self._end_round(reply)
+        reply.since_ms = self._call.now_ms()
         return again
 
     def _end_round(self, reply: _Reply) -> None:
@@ -304,9 +361,16 @@ class ReplyProcessor(Processor):
         results = [reply.results.get(index, UNFINISHED) for index in range(len(calls))]
         self._conversation.tool_round(reply.turn, calls, results)
 
+    def _say_once(self, reply: _Reply, text: str) -> None:
+        """A sentence of the model's; one that takes over may begin at the beginning again."""
+        if text and text not in reply.before:
+            reply.answer.append(text)
+            self._say(reply, text)
+
     def _say(self, reply: _Reply, text: str) -> None:
         if text:
             reply.said += 1
+            reply.since_ms = self._call.now_ms()
             self._emit_text(reply.turn, text)
 
     def _say_all(self, reply: _Reply, text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from flowcat_server.core.audio import AudioFormat, Transcoder
 from flowcat_server.core.frames import (
@@ -16,24 +15,19 @@ from flowcat_server.core.frames import (
     ReplyEnded,
     SpeechEnded,
 )
-from flowcat_server.core.interfaces import TextToSpeech, Voice, Word
+from flowcat_server.core.interfaces import TextToSpeech, Voice
 from flowcat_server.core.processor import Processor
 from flowcat_server.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.deadlines import Deadline, timed
+from flowcat_server.processors.lineup import Lineup
+from flowcat_server.processors.rescue import Rescue
+from flowcat_server.processors.spoken import Spoken
 from flowcat_server.processors.transcribe import choose_format
 
 ROOM_MS = 8_000
 """Synthesis waits while more than this is waiting to be heard: an interruption wastes little."""
-
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """A text-to-speech provider and how long it may be silent."""
-
-    name: str
-    provider: TextToSpeech
-    deadline: Deadline
 
 
 class _Utterance:
@@ -43,14 +37,12 @@ class _Utterance:
         self.turn = turn
         self.texts: list[str] = []
         self.ended = False
+        self.spoken = 0
+        """How many of them have been."""
+        self.since_ms: int | None = None
+        """Since when the next of them is owed."""
         self.news = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
-
-
-class _Progress:
-    """Whether a piece has been heard to begin."""
-
-    heard = False
 
 
 class SpeakProcessor(Processor):
@@ -59,22 +51,28 @@ class SpeakProcessor(Processor):
     def __init__(
         self,
         call: Call,
-        speakers: Sequence[Speaker],
+        speakers: Lineup[TextToSpeech],
         audio: AudioFormat,
         buffered_ms: Callable[[], int],
+        rescue: Rescue,
+        bearable_ms: Callable[[], int],
     ) -> None:
         """Create the stage.
 
         Args:
             call: The owner.
-            speakers: The provider and its fallbacks, in order.
+            speakers: The provider and its fallbacks.
             audio: What `AudioOut` carries.
             buffered_ms: How much speech has yet to be heard.
+            rescue: What becomes of a call without a voice.
+            bearable_ms: How long the next sound may take where another voice could speak.
         """
         self._call = call
-        self._speakers = list(speakers)
+        self._speakers = speakers
         self._audio = audio
         self._buffered_ms = buffered_ms
+        self._rescue = rescue
+        self._bearable_ms = bearable_ms
         self._utterances: dict[int, _Utterance] = {}
         self._open_voice()
 
@@ -83,6 +81,8 @@ class SpeakProcessor(Processor):
         if type(frame) is AgentText:
             utterance = self._utterance(frame.turn)
             utterance.texts.append(frame.text)
+            if utterance.since_ms is None:
+                utterance.since_ms = self._call.now_ms()
             utterance.news.set()
         elif type(frame) is ReplyEnded:
             utterance = self._utterance(frame.turn)
@@ -94,6 +94,13 @@ class SpeakProcessor(Processor):
     def close(self) -> None:
         self._cancel()
         self._voice.cancel()
+
+    def owes(self) -> Debt | None:
+        """The sound of words that the voice has been given."""
+        since = next(
+            (u.since_ms for u in self._utterances.values() if u.since_ms is not None), None
+        )
+        return None if since is None else Debt("tts", since)
 
     def _utterance(self, turn: int) -> _Utterance:
         utterance = self._utterances.get(turn)
@@ -110,9 +117,9 @@ class SpeakProcessor(Processor):
         self._utterances.clear()
 
     def _open_voice(self) -> None:
-        """Connect the first of the providers left; the call rings or greets meanwhile."""
+        """Connect the provider in use; the call rings or greets meanwhile."""
         self._voice: asyncio.Future[Voice] = asyncio.get_running_loop().create_future()
-        provider = self._speakers[0].provider
+        provider = self._speakers.current.plug
         self._keeper = self._call.spawn("voice", self._keep_voice(provider, self._voice))
 
     async def _keep_voice(self, provider: TextToSpeech, opened: asyncio.Future[Voice]) -> None:
@@ -130,12 +137,15 @@ class SpeakProcessor(Processor):
     async def _speak(self, utterance: _Utterance, earlier: Sequence[asyncio.Task[None]]) -> None:
         if earlier:
             await asyncio.wait(earlier)
-        piece = 0
         while True:
-            while piece < len(utterance.texts):
+            while utterance.spoken < len(utterance.texts):
                 await self._room()
-                await self._speak_or_fall_back(utterance.turn, piece, utterance.texts[piece])
-                piece += 1
+                text = utterance.texts[utterance.spoken]
+                if not await self._speak_piece(utterance.turn, utterance.spoken, text):
+                    return
+                utterance.spoken += 1
+                due = utterance.spoken < len(utterance.texts)
+                utterance.since_ms = self._call.now_ms() if due else None
             if utterance.ended:
                 break
             utterance.news.clear()
@@ -143,49 +153,65 @@ class SpeakProcessor(Processor):
         del self._utterances[utterance.turn]
         self.emit(SpeechEnded(utterance.turn))
 
-    async def _speak_or_fall_back(self, turn: int, piece: int, text: str) -> None:
-        """Speak a piece; if the voice fails before its first sound, with the next voice."""
+    async def _speak_piece(self, turn: int, piece: int, text: str) -> bool:
+        """Speak a piece, with the next voice from where one fails; False: there is none left."""
+        spoken = Spoken(text)
+        self._speakers.begin()
         while True:
-            speaker = self._speakers[0]
-            progress = _Progress()
             try:
-                async with asyncio.timeout(speaker.deadline.first_ms / 1000):
-                    voice = await asyncio.shield(self._voice)
-                await self._speak_piece(speaker, voice, turn, piece, text, progress)
-            except TimeoutError as error:
-                failure: ProviderError = ProviderTimeout(speaker.name, "no connection in time")
-                failure.__cause__ = error
+                await self._voice_piece(turn, piece, spoken)
             except ProviderError as error:
                 failure = error
             else:
-                return
-            if len(self._speakers) == 1 or progress.heard:
-                raise failure
-            self._speakers.pop(0)
-            self._call.trouble("tts", "tts_fallback", failure)
+                self._speakers.succeeded()
+                break
+            words = spoken.cut()
+            if words:
+                self.emit(AudioOut(turn, b"", piece, words))
+            if not self._speakers.failed(failure):
+                if spoken.begun and not spoken.rest:
+                    break
+                self._rescue.finish(failure)
+                return False
             self._keeper.cancel()
             self._open_voice()
+            if spoken.begun and not spoken.rest:
+                break  # it failed behind its last word
+            await asyncio.sleep(self._speakers.delay_ms / 1000)
+        self.emit(PieceEnded(turn, piece))
+        return True
 
-    async def _speak_piece(
-        self, speaker: Speaker, voice: Voice, turn: int, piece: int, text: str, progress: _Progress
-    ) -> None:
+    async def _voice_piece(self, turn: int, piece: int, spoken: Spoken) -> None:
+        """Speak the rest of a piece with the voice in use."""
+        speaker, deadline = self._speakers.current, self._speakers.deadline
+        begun, first_ms = self._call.now_ms(), deadline.first_ms
+        if self._speakers.replaceable:
+            # What the others have taken of the caller's patience is gone.
+            first_ms = min(first_ms, self._bearable_ms())
+        try:
+            async with asyncio.timeout(first_ms / 1000):
+                voice = await asyncio.shield(self._voice)
+        except TimeoutError as error:
+            raise ProviderTimeout(speaker.name, "no connection in time") from error
+        # Connecting and the first sound have one deadline: the caller waits for both.
+        left = max(1, first_ms - (self._call.now_ms() - begun))
         transcoder = Transcoder(voice.format, self._audio)
-        words: tuple[Word, ...] = ()
-        async with timed(voice.synthesize(text), speaker.deadline, speaker.name) as stream:
+        text, size = spoken.rest, 0
+        deadline = Deadline(left, deadline.gap_ms)
+        async with timed(voice.synthesize(text), deadline, speaker.name) as stream:
             async for speech in stream:
                 payload = transcoder.feed(speech.audio)
-                words += speech.words
-                if payload:  # a voice that fails before its first sound leaves nothing behind
-                    progress.heard = True
+                size += len(payload)
+                words = spoken.take(self._audio.duration_ms(size), speech.words)
+                if payload or words:
                     self.emit(AudioOut(turn, payload, piece, words))
-                    words = ()
         rest = transcoder.flush()
-        if rest:
-            progress.heard = True
-            self.emit(AudioOut(turn, rest, piece, words))
-        if not progress.heard and any(character.isalnum() for character in text):
+        size += len(rest)
+        if not size and any(character.isalnum() for character in text):
             raise ProviderUnavailable(speaker.name, "no audio for a text")
-        self.emit(PieceEnded(turn, piece))
+        words = spoken.finish(self._audio.duration_ms(size))
+        if rest or words:
+            self.emit(AudioOut(turn, rest, piece, words))
 
     async def _room(self) -> None:
         # What is buffered drains in real time, so one wait is enough while the far end plays.

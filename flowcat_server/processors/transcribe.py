@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import structlog
+from collections.abc import Callable
+from dataclasses import replace
 
 from flowcat_server.core.audio import AudioFormat, Transcoder
 from flowcat_server.core.frames import (
@@ -28,19 +26,23 @@ from flowcat_server.core.interfaces import (
     Transcript,
 )
 from flowcat_server.core.processor import Processor
-from flowcat_server.errors import ProviderError, ProviderUnavailable
+from flowcat_server.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.deadlines import closing
 from flowcat_server.processors.inbox import Inbox
-
-log = structlog.get_logger()
+from flowcat_server.processors.lineup import Lineup, Member
 
 PREROLL_MS = 500
 """Audio before the VAD's onset that a speech-only transcriber is given: onsets are recognised
 late, and the first consonant counts."""
+RING_MS = 15_000
+"""Of an open turn, so much is kept for whoever replaces a transcriber that failed."""
 INBOX_MS = 30_000
-RESTARTS = 3
-RESTART_DELAY_MS = 300
+SPEECH_MS = 250
+"""Sound of the caller that is owed an answer; what is shorter may be a cough."""
+LOST = 1_000_000
+"""Segment of the empty text that stands for a turn which nobody could transcribe."""
 
 
 def choose_format(source: AudioFormat, accepted: tuple[AudioFormat, ...]) -> AudioFormat:
@@ -51,86 +53,109 @@ def choose_format(source: AudioFormat, accepted: tuple[AudioFormat, ...]) -> Aud
     return (same_rate or list(accepted))[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Transcriber:
-    """A speech-to-text provider."""
-
-    name: str
-    provider: SpeechToText
-
-
 class TranscribeProcessor(Processor):
-    """Feeds one speech-to-text stream for the whole call."""
+    """Feeds one speech-to-text stream for the whole call.
+
+    Every pause is answered in bounded time: by the transcriber, by its replacement, which is
+    given the turn's audio again, or with nothing, when `on_lost` has been told why.
+    """
 
     def __init__(
         self,
         call: Call,
-        transcribers: Sequence[Transcriber],
+        transcribers: Lineup[SpeechToText],
         audio: AudioFormat,
         on_transcript: Callable[[Transcript], None],
+        on_lost: Callable[[ProviderError, bool], bool],
     ) -> None:
         """Create the stage.
 
         Args:
             call: The owner.
-            transcribers: The provider and its fallbacks, in order.
+            transcribers: The provider and its fallbacks.
             audio: The call's input format.
             on_transcript: Told what was heard.
+            on_lost: Told that nobody can transcribe, and whether the caller waits for an answer;
+                says whether the call goes on.
         """
         self._call = call
-        self._transcribers = list(transcribers)
+        self._transcribers = transcribers
         self._audio = audio
         self._on_transcript = on_transcript
-        self._preroll: deque[AudioIn] = deque()
-        self._preroll_bytes = 0
-        self._preroll_limit = audio.bytes_for(PREROLL_MS)
+        self._on_lost = on_lost
+        self._ring: deque[AudioIn] = deque()
+        self._ring_bytes = 0
+        self._ring_limit = audio.bytes_for(PREROLL_MS)
         self._pause: int | None = None
+        """The pause that waits for its transcript."""
+        self._owed_ms: int | None = None
+        """Since when that transcript is owed."""
         self._turn_open = False
+        self._onset_ms = 0
         self._listening = False
-        self._use(self._transcribers[0])
+        self._limit: asyncio.Timeout | None = None
+        self._segments: set[int] = set()
+        """Segments of the open turn that this stream has told of."""
+        self._stale: set[int] = set()
+        """Those of a stream before it, which are told again."""
+        self._base = 0
+        """Added to this stream's segments: what was told before it stays."""
+        self._use(transcribers.current)
         self._task = call.spawn("transcribe", self._run())
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:  # goes no further: nobody else listens
             if self._listening:
                 self._inbox.audio(self._transcoder.feed(frame.payload), frame.at_ms)
-            else:
-                self._keep(frame)
+            self._ring.append(frame)
+            self._ring_bytes += len(frame.payload)
+            while self._ring_bytes > self._ring_limit:
+                self._ring_bytes -= len(self._ring.popleft().payload)
             return
         if type(frame) is SpeechStarted:
             self._turn_open = True
+            self._onset_ms = frame.at_ms
+            self._ring_limit = self._audio.bytes_for(RING_MS)
             if self._speech_only:
                 self._listening = True
-                for kept in self._preroll:
-                    self._inbox.audio(self._transcoder.feed(kept.payload), kept.at_ms)
-                self._preroll.clear()
-                self._preroll_bytes = 0
+                self._replay()
         elif type(frame) is SpeechPaused:
             self._pause = frame.pause
+            if frame.at_ms - self._onset_ms >= SPEECH_MS:
+                self._owed_ms = frame.at_ms
             self._inbox.signal(Pause(frame.pause))
+            self._expect()
         elif type(frame) is SpeechResumed:
-            self._pause = None
+            self._pause = self._owed_ms = None
             self._inbox.signal(Resume())
+            self._expect()
         elif type(frame) is TurnDropped or (type(frame) is TurnEnded and not frame.typed):
             # A typed turn does not end a spoken one that is under way.
             self._turn_open = False
-            self._pause = None
+            self._pause = self._owed_ms = None
+            self._ring_limit = self._audio.bytes_for(PREROLL_MS)
+            self._segments.clear()
+            self._stale.clear()
+            self._base = 0
             self._inbox.signal(EndOfTurn())
             self._listening = not self._speech_only
+            self._expect()
         self.emit(frame)
 
     def close(self) -> None:
         self._inbox.close()
 
-    def _keep(self, frame: AudioIn) -> None:
-        self._preroll.append(frame)
-        self._preroll_bytes += len(frame.payload)
-        while self._preroll_bytes > self._preroll_limit:
-            self._preroll_bytes -= len(self._preroll.popleft().payload)
+    def owes(self) -> Debt | None:
+        """The transcript of what the caller has said."""
+        return None if self._owed_ms is None else Debt("stt", self._owed_ms)
 
-    def _use(self, transcriber: Transcriber) -> None:
-        """Feed this provider from now on; a pause that waits for an answer is asked again."""
-        caps = transcriber.provider.caps
+    def _replay(self) -> None:
+        for kept in self._ring:
+            self._inbox.audio(self._transcoder.feed(kept.payload), kept.at_ms)
+
+    def _use(self, transcriber: Member[SpeechToText]) -> None:
+        """Feed this provider from now on, with the open turn and its pause once more."""
+        caps = transcriber.plug.caps
         self._format = choose_format(self._audio, caps.formats)
         self._transcoder = Transcoder(self._audio, self._format)
         self._speech_only = caps.speech_only
@@ -140,35 +165,87 @@ class TranscribeProcessor(Processor):
             bytes_per_ms=self._format.bytes_for(1000) / 1000,
             limit_ms=INBOX_MS,
         )
+        if self._ring and self._ring[0].at_ms > self._onset_ms and self._segments:
+            # The turn is longer than the ring: better a few words twice than its beginning lost.
+            self._base = max(self._segments) + 1
+        else:
+            self._stale |= self._segments
+        self._segments.clear()
+        if self._turn_open:
+            self._replay()
         if self._pause is not None:
             self._inbox.signal(Pause(self._pause))
 
-    async def _run(self) -> None:
-        attempts = 0
-        while True:
-            transcriber, inbox = self._transcribers[0], self._inbox
-            try:
-                stream = transcriber.provider.transcribe(inbox, self._format)
-                async with closing(stream):
-                    async for transcript in stream:
-                        attempts = 0
-                        self._on_transcript(transcript)
-                if inbox.closed:
-                    return
-                raise ProviderUnavailable(transcriber.name, "the stream ended before the call")
-            except ProviderError as error:
-                attempts += 1
-                await self._recover(error, attempts)
+    def _expect(self) -> None:
+        """Set when the stream has to say something: it was sent something just now.
 
-    async def _recover(self, error: ProviderError, attempts: int) -> None:
-        """Go on with a fallback, else try again; raises when neither can help."""
-        spare = len(self._transcribers) > 1
-        if not spare and (not error.retryable or attempts > RESTARTS):
-            raise error
-        code = "stt_fallback" if spare else "stt_restarted"
-        self._call.trouble("stt", code, error)
-        if spare:
-            self._transcribers.pop(0)
-        else:
-            await asyncio.sleep(RESTART_DELAY_MS * attempts / 1000)
-        self._use(self._transcribers[0])
+        Of who only makes noise nothing is to be told; who was understood and goes on speaking
+        will be understood again.
+        """
+        limit = self._limit
+        if limit is None or limit.expired():
+            return
+        within_ms = None
+        if self._pause is not None:
+            within_ms = self._transcribers.deadline.first_ms
+        elif self._segments and self._transcribers.current.plug.caps.keeps_partials:
+            within_ms = self._transcribers.deadline.gap_ms
+        now = asyncio.get_running_loop().time()
+        limit.reschedule(None if within_ms is None else now + within_ms / 1000)
+
+    async def _run(self) -> None:
+        while True:
+            failure = await self._listen(self._transcribers.current)
+            if self._inbox.closed or not await self._recover(failure):
+                return
+            self._use(self._transcribers.current)
+
+    async def _listen(self, transcriber: Member[SpeechToText]) -> ProviderError:
+        """One stream until it ends, and what it ended with."""
+        try:
+            stream = transcriber.plug.transcribe(self._inbox, self._format)
+            async with asyncio.timeout(None) as self._limit, closing(stream):
+                self._expect()
+                async for transcript in stream:
+                    self._take(transcript)
+        except ProviderError as error:
+            return error
+        except TimeoutError:
+            deadline = self._transcribers.deadline
+            limit_ms = deadline.gap_ms if self._pause is None else deadline.first_ms
+            return ProviderTimeout(transcriber.name, f"silent for {limit_ms} ms")
+        finally:
+            self._limit = None
+        return ProviderUnavailable(transcriber.name, "the stream ended before the call")
+
+    def _take(self, transcript: Transcript) -> None:
+        if self._base:
+            transcript = replace(transcript, segment=self._base + transcript.segment)
+        stale, self._stale = self._stale - {transcript.segment}, set()
+        for segment in stale:
+            self._on_transcript(Transcript("", segment, final=True))
+        if self._turn_open and transcript.text:
+            self._segments.add(transcript.segment)
+        answered = transcript.pause is not None and transcript.pause == self._pause
+        if answered:
+            self._pause = self._owed_ms = None
+            self._transcribers.succeeded()
+        self._expect()
+        self._on_transcript(transcript)
+
+    async def _recover(self, error: ProviderError) -> bool:
+        """After a failure: False when nobody will transcribe this call any more."""
+        if self._transcribers.failed(error, hurry=self._pause is not None):
+            await asyncio.sleep(self._transcribers.delay_ms / 1000)
+            return True
+        pause = self._pause
+        if pause is None and isinstance(error, ProviderTimeout):
+            self._transcribers.begin()  # the caller waits for nothing, and may be a radio
+            return True
+        if not self._on_lost(error, pause is not None):
+            return False
+        self._pause = self._owed_ms = None
+        self._transcribers.begin()
+        if pause is not None:
+            self._on_transcript(Transcript("", LOST, final=True, pause=pause))
+        return True

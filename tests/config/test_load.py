@@ -60,7 +60,7 @@ def test_a_file_with_every_block_loads_in_milliseconds() -> None:
     assert config.topology.llm.fallback[0].options == {"base_url": "http://127.0.0.1:8080/v1"}
     assert config.turn.endpointing.max_delay == 2500
     assert config.turn.deadlines.llm.first == 5000
-    assert config.turn.deadlines.tts.first == 4000
+    assert config.turn.deadlines.tts.first == 1500
     assert config.turn.idle.say == ["Are you still there?"]
     assert config.webrtc.port_range == Ports(10000, 10100)
     assert config.limits.media_timeout == 20_000

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from flowcat_server import metrics
 from flowcat_server.cli.main import build_parser
 from flowcat_server.core import ended, events
+from flowcat_server.core.breaker import Breaker
 from flowcat_server.providers import registry
 from flowcat_server.providers.registry import KINDS, Kind, Provider
 from tests.docs.attributes import attribute_docs, one_line
@@ -122,6 +123,7 @@ def metric_table() -> str:
     served.provider_error("x", "x", RuntimeError())
     served.call_refused("full")
     served.watch_dropped("x", lambda: 0)
+    served.watch_breaker("x", "x", Breaker(), lambda: 0)
     call.on_event(events.ToolEnded(0, "", "x", ""))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", served.render()[0].decode(), re.MULTILINE))
     labels: dict[str, dict[str, None]] = {}
@@ -173,7 +175,9 @@ REASONS = {
     ended.CARRIER_CLOSED: "The carrier closed the connection without saying why.",
     ended.CARRIER_PROTOCOL: "The carrier sent what cannot be read, again and again.",
     ended.OPERATOR_HUNG_UP: "Somebody ended the call through the API.",
-    ended.PROVIDER_FAILED: "A provider failed, and so did its fallbacks; `detail` names it.",
+    ended.PROVIDER_FAILED: (
+        "A provider failed, and so did its fallbacks; `detail` reads `stage provider: error`."
+    ),
     ended.SERVER_DRAINED: "The server stopped and the call outlasted `server.drain_timeout`.",
     ended.SERVER_ERROR: "A fault in the server; the log has it.",
     ended.SERVER_KILLED: "The process died; written at the next start.",

@@ -36,7 +36,7 @@ MOUTH_TO_EAR_MS = 120
 BURSTS = 15
 
 SENTENCES = (
-    "I would like to book a table for four people.",
+    "Good morning, we would like to come for dinner.",
     "Could we come on Friday at half past seven in the evening?",
     "My name is Alexander and my number is five five five one two three.",
     "Can I pay for it with a credit card?",

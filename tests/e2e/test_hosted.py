@@ -445,7 +445,7 @@ async def test_a_refused_key_ends_the_call_and_names_the_provider(
         await asyncio.wait_for(phone.hung_up.wait(), 10)
     call = await record(server)
     assert call["ended_reason"] == "provider.failed"
-    assert call["ended_detail"].startswith("openai: HTTP 401")
+    assert call["ended_detail"].startswith("llm openai: HTTP 401")
     assert_no_key(server, *KEYS.values(), wrong)
 
 

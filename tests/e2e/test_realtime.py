@@ -203,5 +203,5 @@ async def test_trouble_ends_the_call_and_names_the_vendor(
         await asyncio.wait_for(phone.hung_up.wait(), 15)
     call = await record(server)
     assert call["ended_reason"] == "provider.failed"
-    assert call["ended_detail"].startswith("openai: ")
+    assert call["ended_detail"].startswith("realtime openai: ")
     assert_no_key(server, KEY, "realtime-wrong-key")

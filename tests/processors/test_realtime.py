@@ -611,7 +611,7 @@ async def test_a_vendor_that_never_answers_ends_the_call_with_its_name():
     async with led(vendor, yaml) as script:
         over = await script.until(events.CallEnded)
     assert over.reason == ended.PROVIDER_FAILED
-    assert over.detail == "scripted: silent for 2000 ms"
+    assert over.detail == "realtime scripted: silent for 2000 ms"
     assert over.at_ms == pytest.approx(2000, abs=40)
 
 
@@ -621,7 +621,7 @@ async def test_the_providers_own_timeout_comes_first():
     yaml = AGENT.replace("OPTIONS", "").replace("scripted,", "scripted, timeout: 700ms,")
     async with led(vendor, yaml) as script:
         over = await script.until(events.CallEnded)
-    assert over.detail == "scripted: silent for 700 ms"
+    assert over.detail == "realtime scripted: silent for 700 ms"
 
 
 @on_virtual_time
@@ -631,7 +631,10 @@ async def test_a_vendor_that_falls_silent_in_mid_answer_ends_the_call():
         await greeted(script, vendor)
         vendor.send(*turn_of(), AgentTranscript("Well", "a"), sound("a", 100))
         over = await script.until(events.CallEnded)
-    assert (over.reason, over.detail) == (ended.PROVIDER_FAILED, "scripted: silent for 5000 ms")
+    assert (over.reason, over.detail) == (
+        ended.PROVIDER_FAILED,
+        "realtime scripted: silent for 4000 ms",
+    )
 
 
 @on_virtual_time
@@ -666,7 +669,7 @@ async def test_a_session_that_breaks_ends_the_call_with_its_name(how: str):
         over = await script.until(events.CallEnded)
     assert over.reason == ended.PROVIDER_FAILED
     name = "openai: closed with code 1011" if how == "error" else "scripted: the session ended"
-    assert over.detail.startswith(name)
+    assert over.detail.startswith(f"realtime {name}")
 
 
 @pytest.mark.parametrize("fault", ["refuse", "hang", "half_dead", "close", "garbage"])

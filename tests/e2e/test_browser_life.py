@@ -133,7 +133,7 @@ async def test_a_call_that_the_operator_ends_is_no_lost_connection(
     server = start_server(ECHO)
     page = await opened(browser, server.url)
     await start_call(page)
-    (call_id,) = await live_calls(server)
+    call_id = (await wait_for_event(page, "call_started"))["call_id"]
     async with http.post(f"{server.url}/api/calls/{call_id}/hangup") as response:
         assert response.status == 204
     await page.wait_for_text("#status", "Ended by the operator")

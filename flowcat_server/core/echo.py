@@ -28,8 +28,8 @@ MEMORY = 200
 LEAST_LOSS = 4.0
 """Nothing that returns is louder than a fourth of what was sent (-12 dB): a telephone lying on a
 table returns -15 dB."""
-MARGIN = 1.8
-"""How much louder a frame of the echo may be than what has been learned (5 dB)."""
+MARGIN = 2.0
+"""How much louder a frame of the echo may be than what has been learned (6 dB)."""
 LATEST_STEPS = 23
 """The longest way there and back that is looked for, on top of the delay that is known."""
 FLOOR = 3
@@ -39,7 +39,9 @@ LOUD = 230
 EXPLAINED = 0.85
 """Share of the audible frames that have to be explained."""
 LEARNED = 40
-"""Frames from which the loss is read at least, the latest three times as many at most."""
+"""Frames from which the loss is read at least."""
+LATEST = 300
+"""The same, at most: the latest 6 s in which the agent sounded."""
 WORDS_ALIKE = 0.65
 _WORD = re.compile(r"[\w']+")
 
@@ -64,7 +66,8 @@ class Echo:
         self._peaks: dict[int, int] = {}
         """By step, the loudest that can be returning then."""
         self._heard: dict[int, int] = {}
-        self._losses: deque[float] = deque(maxlen=LEARNED * 3)
+        self._losses: deque[tuple[int, float]] = deque(maxlen=LATEST)
+        """By step, sent to heard."""
 
     def played(self, at_ms: int, payload: bytes) -> None:
         """The agent's audio will sound from `at_ms` on."""
@@ -98,23 +101,15 @@ class Echo:
         self._look()
         if not self._heard:
             return False
-        loss = LEAST_LOSS if text and self.repeats(text) else self.loss
+        first = from_ms // STEP_MS + 1
+        loss = LEAST_LOSS if text and self.repeats(text) else self._loss(first)
         loud = explained = 0
-        for step in range(from_ms // STEP_MS + 1, to_ms // STEP_MS + 1):
+        for step in range(first, to_ms // STEP_MS + 1):
             level = self._heard.get(step, 0)
             if level > FLOOR:
                 loud += 1
                 explained += level * loss <= self._peaks.get(step, 0)
         return explained >= EXPLAINED * loud
-
-    @property
-    def loss(self) -> float:
-        """What the way back takes, at least, as far as is known: sent to heard."""
-        if len(self._losses) < LEARNED:
-            return LEAST_LOSS
-        # The loudest returns of a while; a caller who spoke through them only raises the guess.
-        ordered = sorted(self._losses)
-        return max(LEAST_LOSS, ordered[len(ordered) // 20] / MARGIN)
 
     def repeats(self, text: str) -> bool:
         """Whether most words of a text are in the agent's, in this order."""
@@ -126,6 +121,14 @@ class Echo:
         return sum(block.size for block in blocks) >= WORDS_ALIKE * len(words)
 
     # --- inside -----------------------------------------------------------------------------
+
+    def _loss(self, before: int) -> float:
+        """What the way back takes at least, as far as was known before a step."""
+        known = sorted(loss for step, loss in self._losses if step < before)
+        if len(known) < LEARNED:
+            return LEAST_LOSS
+        # The loudest returns of a while; a caller who spoke through them only raises the guess.
+        return max(LEAST_LOSS, known[len(known) // 20] / MARGIN)
 
     def _look(self) -> None:
         """Take the levels of what was put aside."""
@@ -146,7 +149,7 @@ class Echo:
             if peak is not None:
                 self._heard[step] = level
                 if peak > LOUD:
-                    self._losses.append(peak / max(level, 1))
+                    self._losses.append((step, peak / max(level, 1)))
         for levels_of in (self._played, peaks, self._heard):
             while len(levels_of) > MEMORY:
                 del levels_of[next(iter(levels_of))]

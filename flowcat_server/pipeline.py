@@ -11,8 +11,10 @@ from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.config.turn import Deadline as DeadlineConfig
 from flowcat_server.core.agent import Agent, Profile
+from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
 from flowcat_server.core.conversation import Conversation
+from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
 from flowcat_server.core.frames import AgentText, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
@@ -106,18 +108,11 @@ class CallLine:
         self._call = call
         self._parts = parts
         self._transport = transport
-        per_ms = recorder.sample_rate / 1000 if recorder else 0
         self.playout = Playout(
-            transport.output_format,
-            delay_ms=transport.delay_ms,
-            marks=transport.buffers,
-            tap=(lambda at_ms, audio: recorder.agent(int(at_ms * per_ms), audio))
-            if recorder
-            else None,
-            on_clear=(lambda at_ms: recorder.agent_cleared(int(at_ms * per_ms)))
-            if recorder
-            else None,
+            transport.output_format, delay_ms=transport.delay_ms, marks=transport.buffers
         )
+        if recorder is not None:
+            self.playout.tap(*_recorded(recorder))
         mode = parts.config.topology.mode
         self.agent: Agent | None = None
         self._actions: Actions | None = None
@@ -157,14 +152,18 @@ class CallLine:
         assert parts.vad is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
         turn_config = parts.config.turn
         agent, endpointing = self.agent, _endpointing(parts.config)
+        words = turn_words(spoken(parts.config.topology.stt))
+        echo = Echo(transport.output_format, playout.said)
+        playout.tap(echo.played, echo.cleared)
         detector = TurnDetector(
             _turn_rules(parts.config),
-            agent_active=playout.active,
-            may_interrupt=playout.interruptible,
+            floor=playout,
             endpointing=endpointing,
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
+            backchannel=words.is_backchannel if words is not None else lambda text: False,
+            echo=echo.explains,
         )
-        turn = TurnProcessor(call, detector, parts.vad, transport.input_format)
+        turn = TurnProcessor(call, detector, parts.vad, transport.input_format, echo)
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 
@@ -281,9 +280,21 @@ def _turn_rules(config: Config) -> TurnRules:
     return TurnRules(
         pause_ms=turn.endpointing.pause,
         transcript_wait_ms=STT_ANSWERS_MS,
-        interruption=turn.interruption.enabled,
-        min_speech_ms=turn.interruption.min_speech,
-        min_words=turn.interruption.min_words,
+        barge_in=BargeInRules(
+            enabled=turn.interruption.enabled,
+            min_speech_ms=turn.interruption.min_speech,
+            min_words=turn.interruption.min_words,
+            resume_after_ms=turn.interruption.resume_after,
+        ),
+    )
+
+
+def _recorded(recorder: Recorder) -> tuple[Callable[[int, bytes], None], Callable[[int], None]]:
+    """What of the agent's speech is recorded, and where it was cut off."""
+    per_ms = recorder.sample_rate / 1000
+    return (
+        lambda at_ms, audio: recorder.agent(int(at_ms * per_ms), audio),
+        lambda at_ms: recorder.agent_cleared(int(at_ms * per_ms)),
     )
 
 

@@ -83,15 +83,22 @@ async def test_an_interruption_stops_the_agent_and_keeps_what_was_heard(buffers:
     assert script.agent_lines[1] == "First answer."
 
 
+@both_wires
 @on_virtual_time
-async def test_a_short_noise_does_not_stop_the_agent():
-    async with call(AGENT) as script:
+async def test_a_noise_without_words_is_a_short_pause_of_the_agent(buffers: bool):
+    yaml = AGENT.replace("lines: [", 'lines: ["", ')
+    async with call(yaml, buffers=buffers) as script:
         await script.passes(600)
-        await script.speaks(160)
+        await script.speaks(160, silence_ms=1500)
         greeting = await script.until(events.AgentHeard)
-        assert script.transport.cleared == []
+        await script.passes(2000)
     assert greeting.text == "Good morning to you."
     assert not greeting.interrupted
+    assert [event.paused for event in script.all(events.AgentPaused)] == [True, False]
+    paused, resumed = script.all(events.AgentPaused)
+    assert resumed.at_ms - paused.at_ms < 600
+    assert len(script.all(events.AgentHeard)) == 1
+    assert not [event for event in script.all(events.CallerText) if event.final]
 
 
 @both_wires

@@ -49,13 +49,15 @@ class Interruption(Block):
         default=True, description="False: the agent always finishes its sentence."
     )
     min_speech: Duration = Field(
-        default=250, description="Speech over the agent that counts as an interruption."
+        default=1000,
+        description="Speech over the agent that interrupts it, whether or not words are known yet.",
     )
     min_words: int = Field(
-        default=0, ge=0, le=20, description="Words needed as well; 0: speech alone is enough."
+        default=0, ge=0, le=20, description="Words needed; 0: one word, or long speech alone."
     )
     resume_after: Duration = Field(
-        default=1500, description="After a false alarm the agent goes on speaking within this time."
+        default=1500,
+        description="Longest silence of the agent for a sound that proves to be no interruption.",
     )
 
 

@@ -62,6 +62,15 @@ class AgentSpeaking:
 
 
 @dataclass(slots=True, frozen=True)
+class AgentPaused:
+    """The agent fell silent because the caller made a sound (`paused`), or goes on after it."""
+
+    at_ms: int
+    paused: bool
+    turn: int
+
+
+@dataclass(slots=True, frozen=True)
 class AgentHeard:
     """A reply is over: what of it the caller heard."""
 
@@ -208,6 +217,7 @@ CallEvent = (
     | CallerText
     | AgentText
     | AgentSpeaking
+    | AgentPaused
     | AgentHeard
     | NodeEntered
     | ToolStarted
@@ -225,6 +235,7 @@ EVENT_NAMES: dict[type, str] = {
     CallerText: "caller_text",
     AgentText: "agent_text",
     AgentSpeaking: "agent_speaking",
+    AgentPaused: "agent_paused",
     AgentHeard: "agent_heard",
     NodeEntered: "node_entered",
     ToolStarted: "tool_started",

@@ -64,6 +64,15 @@ class SpeechResumed:
 
 
 @dataclass(slots=True)
+class SpeechProbed:
+    """The caller speaks on; whether there are words in it has to be known now."""
+
+    at_ms: int
+    pause: int
+    """As in `SpeechPaused`."""
+
+
+@dataclass(slots=True)
 class TurnDropped:
     """What sounded like speech held no words: no reply is owed."""
 
@@ -83,6 +92,21 @@ class TurnEnded:
     decided_ms: int
     """When the end of the turn was decided."""
     typed: bool = False
+
+
+@dataclass(slots=True)
+class AgentHeld:
+    """The caller begins to speak over reply `turn`: it falls silent, until it is known what for."""
+
+    turn: int
+    at_ms: int
+
+
+@dataclass(slots=True)
+class AgentResumed:
+    """It was nothing: the agent goes on at the word where it fell silent."""
+
+    at_ms: int
 
 
 @dataclass(slots=True)
@@ -150,8 +174,11 @@ Frame = (
     | SpeechStarted
     | SpeechPaused
     | SpeechResumed
+    | SpeechProbed
     | TurnDropped
     | TurnEnded
+    | AgentHeld
+    | AgentResumed
     | Interrupted
     | ModelStarted
     | AgentText

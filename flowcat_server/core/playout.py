@@ -25,10 +25,14 @@ from flowcat_server.core.timeline import Timeline
 MS_PER_CHAR = 65
 """Speaking rate assumed until the voice has shown its own (about 180 words a minute)."""
 CHAR_RATE_MEMORY = 0.3
+ASKED_MS = 1000
+"""When so little of a question is left, it has been understood."""
 KEPT_MS = REWIND_MS + 500
 """Of the audio that has been heard, so much is kept: speech that was held may go on within it."""
 
 
+Tap = Callable[[int, bytes], None]
+OnClear = Callable[[int], None]
 _Sent = tuple[Reply, Piece, int, bytes]
 """Audio that was handed to the transport, and where in its piece it begins: it may be taken back.
 A plain tuple, for one is made of every frame."""
@@ -43,8 +47,6 @@ class Playout:
         *,
         delay_ms: int,
         marks: bool,
-        tap: Callable[[int, bytes], None] | None = None,
-        on_clear: Callable[[int], None] | None = None,
     ) -> None:
         """Create an empty ledger.
 
@@ -52,12 +54,9 @@ class Playout:
             audio: Format of what is pushed and pulled.
             delay_ms: From handing a sample to the transport to the caller's ear.
             marks: The transport acknowledges what was played.
-            tap: Given all audio that is sent, with the time at which it will sound.
-            on_clear: Given the time after which nothing sent so far will sound.
         """
         self.audio = audio
-        self._tap = tap
-        self._on_clear = on_clear
+        self._taps: list[tuple[Tap, OnClear]] = []
         self._timeline = Timeline(audio, delay_ms=delay_ms, marks=marks)
         self._replies: dict[int, Reply] = {}
         self._open: dict[int, Reply] = {}
@@ -73,6 +72,15 @@ class Playout:
         self._amid = False
         """Something was sent since speech was held last."""
         self._ms_per_char = float(MS_PER_CHAR)
+
+    def tap(self, sent: Tap, cleared: OnClear) -> None:
+        """Listen to what is sent.
+
+        Args:
+            sent: Given all audio that is sent, with the time at which it will sound.
+            cleared: Given the time after which nothing sent so far will sound.
+        """
+        self._taps.append((sent, cleared))
 
     # --- the agent's side -------------------------------------------------------------------
 
@@ -158,6 +166,18 @@ class Playout:
         """The oldest reply under way that has audio, or None."""
         return next((turn for turn, r in self._open.items() if r.first_pushed_ms is not None), None)
 
+    def asks(self, now_ms: int) -> bool:
+        """Whether the agent is about to finish a question."""
+        turn = self.sounding()
+        reply = self._open[turn] if turn is not None else None
+        if reply is None or not reply.complete or not reply.text.rstrip("\"')” ").endswith("?"):
+            return False
+        return self.buffered_ms(now_ms) <= ASKED_MS
+
+    def said(self) -> str:
+        """The words of the latest replies, heard or under way."""
+        return " ".join(reply.text for reply in list(self._replies.values())[-2:])
+
     def interruptible(self) -> bool:
         """Whether every reply under way may be interrupted."""
         return all(reply.interruptible for reply in self._open.values())
@@ -211,8 +231,8 @@ class Playout:
         self._amid = True
         if self._sent_bytes > self._most_sent_bytes:
             self._forget(now_ms)
-        if self._tap is not None:
-            self._tap(start_ms, audio)
+        for tap, _ in self._taps:
+            tap(start_ms, audio)
         return audio
 
     def lead_ms(self, now_ms: int) -> int:
@@ -271,8 +291,7 @@ class Playout:
         cut = None
         if self._timeline.marks:  # the far end forgets what it has not played
             cut = self._timeline.cut(now_ms)
-            if self._on_clear is not None:
-                self._on_clear(now_ms)
+            self._tell_cleared(now_ms)
         sent_ahead = cut is not None
         if cut is None and self._amid:  # all that was sent is heard; a word may still be cut in two
             piece = self._sent[-1][1]
@@ -313,6 +332,10 @@ class Playout:
             self._queued += len(audio)
             self._sent_bytes -= len(audio)
 
+    def _tell_cleared(self, last_ms: int) -> None:
+        for _, cleared in self._taps:
+            cleared(last_ms)
+
     def _forget(self, now_ms: int) -> None:
         """Drop audio that was heard so long ago that nothing goes on there."""
         unheard_ms = max(0, self._timeline.end_ms - now_ms)
@@ -337,8 +360,7 @@ class Playout:
         self._queued = self._offset = self._sent_bytes = 0
         self._held = self._amid = False
         self._timeline.cut(last_ms)
-        if self._on_clear is not None:
-            self._on_clear(last_ms)
+        self._tell_cleared(last_ms)
         return cut
 
     def _last_ms(self, now_ms: int) -> int:

@@ -20,8 +20,9 @@ interruption; only when no audio comes at all does the clock stand in for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from flowcat_server.core.bargein import BargeIn, BargeInRules, Floor
 from flowcat_server.core.endpointing import NOTHING, Endpointing, Expects
 from flowcat_server.core.frames import (
     Frame,
@@ -37,6 +38,8 @@ from flowcat_server.core.keypad import WAIT_MS, Keypad
 ONSET_THRESHOLD = 0.5
 OFFSET_THRESHOLD = 0.35
 """Hysteresis as the Silero authors use it: leave speech 0.15 below where it is entered."""
+VERDICT_MS = 240
+"""Silence after which words over the agent are taken for all that was said."""
 AUDIO_STALL_MS = 500
 """Without audio for this long, the clock stands in for audio time."""
 
@@ -49,9 +52,7 @@ class TurnRules:
     """Voiced audio needed to believe that the caller speaks."""
     pause_ms: int = 96
     transcript_wait_ms: int = 3000
-    interruption: bool = True
-    min_speech_ms: int = 250
-    min_words: int = 0
+    barge_in: BargeInRules = field(default_factory=BargeInRules)
     digit_wait_ms: int = WAIT_MS
 
 
@@ -65,23 +66,27 @@ class TurnDetector:
         self,
         rules: TurnRules,
         *,
-        agent_active: Callable[[], int | None],
-        may_interrupt: Callable[[], bool],
+        floor: Floor,
         endpointing: Endpointing,
         expects: Callable[[], Expects] = lambda: NOTHING,
+        backchannel: Callable[[str], bool] = lambda text: False,
+        echo: Callable[[int, int, str], bool] = lambda from_ms, to_ms, text: False,
     ) -> None:
         """Create a detector.
 
         Args:
             rules: Waits and thresholds.
-            agent_active: The number of the reply that is being made or heard, or None.
-            may_interrupt: Whether that reply may be interrupted.
+            floor: What the agent does.
             endpointing: How long to wait after what was said.
             expects: What the agent has asked for.
+            backchannel: Whether a text is only that of a listener.
+            echo: Whether sound between two times, with this transcript, is the agent's own.
         """
         self.rules = rules
-        self._agent_active = agent_active
-        self._may_interrupt = may_interrupt
+        self._floor = floor
+        self._barge_in = BargeIn(
+            rules.barge_in, floor, number=self._next_pause, backchannel=backchannel, echo=echo
+        )
         self._endpointing = endpointing
         self._expects = expects
         self._delay_ms = endpointing.min_delay_ms
@@ -137,14 +142,11 @@ class TurnDetector:
                 frames += self._begin_speech()
             if self._speaking:
                 self._last_voice = at_ms
-                frames += self._interruption(at_ms)
+                frames += self._barge_in.voice(self._onset, at_ms, self.text, now_ms)
             return frames
         self._voice_run_start = None
         if self._speaking and at_ms - self._last_voice >= self.rules.pause_ms:
-            self._speaking = False
-            self._paused = True
-            self._pause += 1
-            frames.append(SpeechPaused(self._last_voice, self._pause))
+            frames += self._begin_pause()
         return frames + self._endpoint(now_ms)
 
     def transcript(self, text: str, segment: int, pause: int | None, now_ms: int) -> list[Frame]:
@@ -155,7 +157,7 @@ class TurnDetector:
         self._delay_ms = self._endpointing.delay_ms(self.text, self._expects())
         if pause is not None and pause > self._answered:
             self._answered = pause
-        return self._endpoint(now_ms)
+        return self._barge_in.transcript(self.text, pause, now_ms) + self._endpoint(now_ms)
 
     def digit(self, digit: str, now_ms: int) -> list[Frame]:
         """A DTMF key."""
@@ -169,17 +171,19 @@ class TurnDetector:
     def tick(self, now_ms: int) -> list[Frame]:
         """Time has passed."""
         number = self._keypad.tick(now_ms)
-        return self._immediate(number, now_ms) if number else self._endpoint(now_ms)
+        if number:
+            return self._immediate(number, now_ms)
+        return self._barge_in.tick(now_ms, speaking=self._speaking) + self._endpoint(now_ms)
 
     def deadline_ms(self) -> int | None:
         """When `tick` is wanted next, or None. A `tick` at that time changes something."""
-        keypad = self._keypad.deadline_ms()
-        deadlines = [] if keypad is None else [keypad]
+        due = (self._keypad.deadline_ms(), self._barge_in.deadline_ms())
+        deadlines = [at_ms for at_ms in due if at_ms is not None]
         if self._open and self._paused:
-            due = self._last_voice + self._delay_ms + AUDIO_STALL_MS
+            end_ms = self._last_voice + self._delay_ms + AUDIO_STALL_MS
             if self._answered < self._pause:
-                due = max(due, self._last_voice + self.rules.transcript_wait_ms)
-            deadlines.append(due)
+                end_ms = max(end_ms, self._last_voice + self.rules.transcript_wait_ms)
+            deadlines.append(end_ms)
         elif self._speaking:
             deadlines.append(self._heard_until + AUDIO_STALL_MS + self.rules.pause_ms)
         return min(deadlines, default=None)
@@ -199,24 +203,19 @@ class TurnDetector:
         self._delay_ms = self._endpointing.min_delay_ms
         return [SpeechStarted(self._onset)]
 
-    def _interruption(self, at_ms: int) -> list[Frame]:
-        rules = self.rules
-        turn = self._agent_active()
-        if turn is None or not rules.interruption or not self._may_interrupt():
-            return []
-        if at_ms - self._onset < rules.min_speech_ms:
-            return []
-        if rules.min_words and len(self.text.split()) < rules.min_words:
-            return []
-        return [Interrupted(turn, at_ms)]
+    def _begin_pause(self) -> list[Frame]:
+        self._speaking = False
+        self._paused = True
+        return [SpeechPaused(self._last_voice, self._next_pause())]
+
+    def _next_pause(self) -> int:
+        self._pause += 1
+        return self._pause
 
     def _endpoint(self, now_ms: int) -> list[Frame]:
         if self._speaking and now_ms - self._heard_until >= AUDIO_STALL_MS + self.rules.pause_ms:
             # The caller's audio stopped in mid-word (muted at the source): that is a pause.
-            self._speaking = False
-            self._paused = True
-            self._pause += 1
-            return [SpeechPaused(self._last_voice, self._pause)]
+            return self._begin_pause()
         if not self._open or not self._paused:
             return []
         audio_now = max(self._heard_until, now_ms - AUDIO_STALL_MS)
@@ -224,14 +223,20 @@ class TurnDetector:
         answered = self._answered == self._pause
         if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
             return []
-        delay = self._delay_ms
-        if silence < delay:
+        if silence < min(VERDICT_MS, self._delay_ms):
             return []
         text = self.text
+        forget, frames = self._barge_in.verdict(text, now_ms)
+        if forget:
+            self._close_turn()
+            return [*frames, TurnDropped(now_ms)]
+        delay = self._delay_ms
+        if silence < delay:
+            return frames
         if not text:
             self._close_turn()  # a noise that no transcriber could read
-            return [TurnDropped(now_ms)]
-        return self._end_turn(text, delay, now_ms)
+            return [*frames, TurnDropped(now_ms)]
+        return [*frames, *self._end_turn(text, delay, now_ms)]
 
     def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
         self._turn += 1
@@ -251,11 +256,12 @@ class TurnDetector:
         self._speaking = False
         self._voice_run_start = None
         self._segments.clear()
+        self._barge_in.close()
 
     def _immediate(self, text: str, now_ms: int) -> list[Frame]:
         frames: list[Frame] = []
-        active = self._agent_active()
-        if active is not None and self._may_interrupt():
+        active = self._floor.active()
+        if active is not None and self._floor.interruptible():
             frames.append(Interrupted(active, now_ms))
         self._turn += 1
         frames.append(TurnEnded(self._turn, text, now_ms, now_ms, now_ms, typed=True))

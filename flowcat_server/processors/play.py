@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from flowcat_server.core import events
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.frames import (
+    AgentHeld,
+    AgentResumed,
     AgentText,
     AudioOut,
     Frame,
@@ -103,6 +105,10 @@ class PlayProcessor(Processor):
                 timeline.caller = frame.text
                 timeline.started_ms = timeline.speech_end_ms = frame.speech_end_ms
                 timeline.endpoint_ms, timeline.decided_ms = frame.endpoint_ms, frame.decided_ms
+            case AgentHeld():
+                self._hold()
+            case AgentResumed():
+                self._go_on()
             case Interrupted():
                 self.interrupt()
             case _:
@@ -113,9 +119,26 @@ class PlayProcessor(Processor):
         """Cut off what is playing: the far end first, then the books."""
         if self._playout.active() is None:
             return
-        self._transport.clear()
+        if not (self._playout.held and self._transport.buffers):  # else it has been cleared
+            self._transport.clear()
         for reply in self._playout.clear(self._call.now_ms()):
             self._settled(reply)
+
+    def _hold(self) -> None:
+        """Fall silent for the moment."""
+        now = self._call.now_ms()
+        if self._playout.hold(now):
+            self._transport.clear()
+        if self._speaking is not None:
+            self._call.publish(events.AgentPaused(now, paused=True, turn=self._speaking))
+
+    def _go_on(self) -> None:
+        now = self._call.now_ms()
+        self._playout.resume()
+        if self._speaking is not None:
+            self._call.publish(events.AgentPaused(now, paused=False, turn=self._speaking))
+        self._transport.wake()
+        self.watch()
 
     def watch(self) -> None:
         """See whether replies have been heard to their end; come back when they should have."""

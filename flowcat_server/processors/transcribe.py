@@ -12,6 +12,7 @@ from flowcat_server.core.frames import (
     AudioIn,
     Frame,
     SpeechPaused,
+    SpeechProbed,
     SpeechResumed,
     SpeechStarted,
     TurnDropped,
@@ -125,6 +126,9 @@ class TranscribeProcessor(Processor):
                 self._owed_ms = frame.at_ms
             self._inbox.signal(Pause(frame.pause))
             self._expect()
+        elif type(frame) is SpeechProbed:
+            if not self._transcribers.current.plug.caps.keeps_partials:
+                self._inbox.signal(Pause(frame.pause))
         elif type(frame) is SpeechResumed:
             self._pause = self._owed_ms = None
             self._inbox.signal(Resume())

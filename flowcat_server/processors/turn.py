@@ -7,6 +7,7 @@ from functools import partial
 
 from flowcat_server.core import events
 from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.echo import Echo
 from flowcat_server.core.frames import (
     AudioIn,
     Digit,
@@ -29,9 +30,12 @@ class TurnProcessor(Processor):
     Transcripts come back from further down the chain through `transcript`.
     """
 
-    def __init__(self, call: Call, detector: TurnDetector, vad: Vad, audio: AudioFormat) -> None:
+    def __init__(
+        self, call: Call, detector: TurnDetector, vad: Vad, audio: AudioFormat, echo: Echo
+    ) -> None:
         self._call = call
         self._detector = detector
+        self._echo = echo
         self._transcoder = Transcoder(audio, vad.format)
         self._vad = vad.open(partial(call.protect, self._on_chunk))
         self._chunk_ms = self._vad.chunk_ms
@@ -41,7 +45,9 @@ class TurnProcessor(Processor):
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
             self.emit(frame)
-            self._vad.feed(self._transcoder.feed(frame.payload), frame.at_ms)
+            pcm = self._transcoder.feed(frame.payload)
+            self._echo.heard(frame.at_ms, pcm)
+            self._vad.feed(pcm, frame.at_ms)
         elif type(frame) is Digit:
             self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))
             self._send(self._detector.digit(frame.digit, self._call.now_ms()))

@@ -183,9 +183,8 @@ def test_a_protected_reply_protects_everything_under_way():
 
 def test_the_tap_hears_what_is_sent_and_when_it_will_sound():
     tapped: list[tuple[int, int]] = []
-    playout = Playout(
-        PCM_16K, delay_ms=40, marks=False, tap=lambda at, audio: tapped.append((at, len(audio)))
-    )
+    playout = Playout(PCM_16K, delay_ms=40, marks=False)
+    playout.tap(lambda at, audio: tapped.append((at, len(audio))), lambda at: None)
     playout.begin(1)
     playout.add_piece(1, "x")
     playout.push(1, 0, b"\x00" * 1280, 0)

@@ -1,15 +1,11 @@
-"""Endpointing and barge-in, as scripts of what is heard when."""
+"""Endpointing, as scripts of what is heard when."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowcat_server.config.language import turn_words
-from flowcat_server.core.endpointing import Endpointing
 from flowcat_server.core.frames import (
     Frame,
     Interrupted,
@@ -19,52 +15,8 @@ from flowcat_server.core.frames import (
     TurnDropped,
     TurnEnded,
 )
-from flowcat_server.core.turn import TurnDetector, TurnRules
-
-CHUNK_MS = 32
-ENDPOINTING = Endpointing(400, 1200, 1500, turn_words("en"))
-
-
-@dataclass
-class Script:
-    """Drives a detector in audio time; the clock runs with the audio."""
-
-    rules: TurnRules = field(default_factory=TurnRules)
-    active: int | None = None
-    interruptible: bool = True
-    now: int = 0
-    frames: list[Frame] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.detector = TurnDetector(
-            self.rules,
-            agent_active=lambda: self.active,
-            may_interrupt=lambda: self.interruptible,
-            endpointing=ENDPOINTING,
-        )
-
-    def audio(self, ms: int, probability: float) -> Script:
-        for _ in range(ms // CHUNK_MS):
-            self.now += CHUNK_MS
-            self.frames += self.detector.voice(self.now, probability, CHUNK_MS, self.now)
-        return self
-
-    def speech(self, ms: int) -> Script:
-        return self.audio(ms, 0.9)
-
-    def silence(self, ms: int) -> Script:
-        return self.audio(ms, 0.05)
-
-    def transcript(self, text: str, *, segment: int = 0, answers: bool = True) -> Script:
-        pause = self.last(SpeechPaused).pause if answers else None
-        self.frames += self.detector.transcript(text, segment, pause, self.now)
-        return self
-
-    def last(self, kind: type) -> Frame:
-        return next(frame for frame in reversed(self.frames) if type(frame) is kind)
-
-    def kinds(self) -> list[str]:
-        return [type(frame).__name__ for frame in self.frames]
+from flowcat_server.core.turn import TurnRules
+from tests.turnscript import CHUNK_MS, ENDPOINTING, Script
 
 
 def test_a_finished_sentence_ends_the_turn_after_the_short_delay():
@@ -126,37 +78,6 @@ def test_noise_without_words_is_dropped_and_owes_no_reply():
     assert call.last(TurnEnded).text == "Hello."
 
 
-def test_speech_over_the_agent_interrupts_after_the_minimum():
-    call = Script(active=3).speech(224)
-    assert "Interrupted" not in call.kinds()
-    call.speech(64)
-    assert call.last(Interrupted).turn == 3
-
-
-def test_a_cough_over_the_agent_does_not_interrupt():
-    call = Script(active=3).speech(192).silence(640)
-    assert "Interrupted" not in call.kinds()
-
-
-@pytest.mark.parametrize(
-    ("rules", "interruptible"),
-    [
-        pytest.param(TurnRules(interruption=False), True, id="switched off"),
-        pytest.param(TurnRules(), False, id="a protected reply"),
-        pytest.param(TurnRules(min_words=2), True, id="too few words"),
-    ],
-)
-def test_what_may_not_interrupt(rules: TurnRules, interruptible: bool):
-    call = Script(rules, active=1, interruptible=interruptible).speech(960)
-    assert "Interrupted" not in call.kinds()
-
-
-def test_words_count_when_words_are_asked_for():
-    call = Script(TurnRules(min_words=2), active=1).speech(320)
-    call.transcript("no wait", answers=False).speech(64)
-    assert call.last(Interrupted).turn == 1
-
-
 def test_a_blocked_loop_does_not_end_a_turn():
     """All audio of 800 ms arrives at once: silence is measured in the audio, not by the clock."""
     call = Script().speech(640)
@@ -193,7 +114,7 @@ def test_hash_ends_a_number_at_once():
 
 
 def test_typing_interrupts_and_ends_a_turn():
-    call = Script(active=2)
+    call = Script(speaks=2)
     interrupted, ended = call.detector.typed("hello", 50)
     assert isinstance(interrupted, Interrupted)
     assert isinstance(ended, TurnEnded)

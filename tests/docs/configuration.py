@@ -19,7 +19,6 @@ from tests.docs.markers import table
 from tests.docs.pages import anchor
 
 NOT_YET = {
-    "turn.interruption.resume_after",
     "tools[].side_effect",
 }
 """Keys that are checked and kept, but change nothing in this version. The pages say so, and a test

@@ -48,7 +48,7 @@ def test_what_an_interruption_cut_off_is_not_recorded(buffers: bool):
         tape = Tape()
         async with call(YAML, buffers=buffers, recorder=tape) as script:
             await script.passes(600)
-            await script.passes(600, VOICE)
+            await script.passes(1200, VOICE)
             heard = script.all(events.AgentHeard)[0]
             assert heard.interrupted
             assert tape.agent_ms() == pytest.approx(heard.heard_ms, abs=60)

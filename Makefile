@@ -16,7 +16,8 @@ run: .stamps/run ## install what the server needs and run the default agent (AGE
 
 test: .stamps/dev .stamps/chromium ## install what the tests need and run all of them, and every check
 	$(MAKE) --no-print-directory lint types imports
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -m alone $(ARGS)
 
 quick: .stamps/dev ## the tests without models, servers and browsers
 	$(BIN)/python -m pytest -m "not models and not e2e and not browser" $(ARGS)

@@ -29,7 +29,7 @@ from tests.e2e.pages import (
     write_wav,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.browser, pytest.mark.timeout(180), pytest.mark.alone]
 
 ECHO = ROOT / "configs" / "echo.yaml"
 MOUTH_TO_EAR_MS = 120

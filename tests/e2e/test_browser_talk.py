@@ -30,7 +30,13 @@ from tests.e2e.pages import (
     write_wav,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.models, pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.models,
+    pytest.mark.browser,
+    pytest.mark.timeout(240),
+    pytest.mark.alone,
+]
 
 QUESTIONS = {
     "What are your opening hours?": ("open", "monday", "friday", "saturday"),

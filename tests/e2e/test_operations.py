@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Server, StartServer
 from tests.phone.line import Hangup, Phone
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.alone]
 
 SCRIPTED = """
 agent: {prompt: Be kind., greeting: "Hello, how can I help you today?"}

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Server, Speech
 from tests.phone.line import Phone
 
-pytestmark = [pytest.mark.e2e, pytest.mark.models, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.models, pytest.mark.timeout(180), pytest.mark.alone]
 
 
 def alike(heard: str, expected: str) -> bool:

@@ -121,9 +121,8 @@ class BargeIn:
         self._until_ms = at_ms
         floor = self._floor
         turn = floor.active()
-        if turn is None:
-            self._held_at = None
-            return []
+        if turn is None:  # all of it had been heard
+            return self._let_go(now_ms)
         if not self._over and floor.sounding() is not None:
             self._over = True
             self._answering = floor.asks(now_ms)

@@ -118,6 +118,14 @@ def test_long_speech_interrupts_although_nobody_says_what_it_is():
     assert outcome(call) == ["AgentHeld", "Interrupted"]
 
 
+def test_a_reply_that_was_heard_to_its_end_meanwhile_holds_back_no_other():
+    call = Script(speaks=3).speech(96)
+    assert outcome(call) == ["AgentHeld"]
+    call.speaks = None
+    call.speech(960).silence(256).transcript("Is that so on Sundays too?").silence(320)
+    assert outcome(call) == ["AgentHeld", "AgentResumed", "TurnEnded"]
+
+
 def test_words_known_by_themselves_interrupt_at_once():
     call = Script(speaks=3).speech(320).transcript("no wait", answers=False)
     assert call.last(Interrupted).turn == 3

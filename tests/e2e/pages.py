@@ -182,9 +182,10 @@ async def wait_for_event(
 
 
 async def start_call(page: Page, *, timeout: float = 15.0) -> None:
-    """Presses the big button and waits until the page says that it is connected."""
+    """Presses the big button and waits until both the page and the server are connected."""
     await page.click("#call")
     await page.wait_for_text("#status", "Connected", timeout=timeout)
+    await wait_for_event(page, "call_started", timeout=timeout)
 
 
 async def hang_up(page: Page) -> None:

@@ -44,8 +44,9 @@ QUESTIONS = {
     "How much does a visit cost?": ("standard visit", "140"),
 }
 """What is asked, and what the answer must contain."""
-IN_TIME_MS = 40
-"""A transcript that was there so soon was there before the turn's end, and is shown as interim."""
+IN_TIME_MS = 5
+"""A transcript that was there so soon was there before the turn's end, and is shown as interim; a
+later one may have ended the turn itself."""
 UNDERSTOOD = 0.8
 """Share of a question's words that the agent's own ear must get."""
 HEARD, NOT_HEARD = 0.55, 0.4

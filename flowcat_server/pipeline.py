@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.config.turn import Deadline as DeadlineConfig
+from flowcat_server.config.turn import Endpointing as EndpointingConfig
 from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
@@ -27,6 +28,7 @@ from flowcat_server.core.interfaces import (
     Vad,
     Warms,
 )
+from flowcat_server.core.language import TurnWords
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
@@ -151,8 +153,8 @@ class CallLine:
         call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
         assert parts.vad is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
         turn_config = parts.config.turn
-        agent, endpointing = self.agent, _endpointing(parts.config)
         words = turn_words(spoken(parts.config.topology.stt))
+        agent, endpointing = self.agent, _endpointing(turn_config.endpointing, words)
         echo = Echo(transport.output_format, playout.said)
         playout.tap(echo.played, echo.cleared)
         detector = TurnDetector(
@@ -298,14 +300,10 @@ def _recorded(recorder: Recorder) -> tuple[Callable[[int, bytes], None], Callabl
     )
 
 
-def _endpointing(config: Config) -> Endpointing:
-    waits = config.turn.endpointing
+def _endpointing(waits: EndpointingConfig, words: TurnWords | None) -> Endpointing:
     smart = waits.mode == "smart"
     return Endpointing(
-        waits.min_delay,
-        waits.max_delay,
-        waits.number_delay,
-        turn_words(spoken(config.topology.stt)) if smart else None,
+        waits.min_delay, waits.max_delay, waits.number_delay, words if smart else None
     )
 
 

@@ -104,11 +104,6 @@ class BargeIn:
         """This stretch of speech was taken for nothing."""
         self._onset_ms = self._begun_ms = self._until_ms = 0
 
-    @property
-    def over(self) -> bool:
-        """The caller's open turn began while the agent spoke, and has not interrupted it."""
-        return self._over
-
     def voice(self, onset_ms: int, at_ms: int, text: str, now_ms: int) -> list[Frame]:
         """The caller has been speaking from `onset_ms` to `at_ms`, and now speaks over the agent.
 

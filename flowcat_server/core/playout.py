@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.interfaces import Word
@@ -25,6 +26,8 @@ from flowcat_server.core.timeline import Timeline
 MS_PER_CHAR = 65
 """Speaking rate assumed until the voice has shown its own (about 180 words a minute)."""
 CHAR_RATE_MEMORY = 0.3
+LATEST = 2
+"""Replies whose words may be coming back as an echo."""
 ASKED_MS = 1000
 """When so little of a question is left, it has been understood."""
 KEPT_MS = REWIND_MS + 500
@@ -176,7 +179,8 @@ class Playout:
 
     def said(self) -> str:
         """The words of the latest replies, heard or under way."""
-        return " ".join(reply.text for reply in list(self._replies.values())[-2:])
+        latest = islice(reversed(self._replies.values()), LATEST)
+        return " ".join(reply.text for reply in reversed(list(latest)))
 
     def interruptible(self) -> bool:
         """Whether every reply under way may be interrupted."""

@@ -161,8 +161,7 @@ class Timeline:
 
         Returns the piece and the offset in it where it was cut off; None if all had sounded.
         """
-        while self._spans and (size := self._sounded(self._spans[0], last_ms)):
-            self._played(self._spans[0], size)
+        self._forget(last_ms)
         first = (self._spans[0].piece, self._spans[0].offset) if self._spans else None
         self._spans.clear()
         self._marks.clear()

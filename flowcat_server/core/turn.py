@@ -15,6 +15,9 @@ lasted as long as `Endpointing` asks for after what was said, and the transcript
 is there; a transcriber that does not answer holds the turn no longer than `transcript_wait_ms`.
 Silence is measured in audio time, so a blocked loop neither ends a turn nor hides an
 interruption; only when no audio comes at all does the clock stand in for it.
+
+What becomes of speech over the agent is decided by `BargeIn`, which is told of every chunk,
+transcript and pause.
 """
 
 from __future__ import annotations
@@ -104,11 +107,6 @@ class TurnDetector:
         self._answered = 0
         self._segments: dict[int, str] = {}
         self._keypad = Keypad(rules.digit_wait_ms)
-
-    @property
-    def speaking(self) -> bool:
-        """The caller speaks now."""
-        return self._speaking
 
     @property
     def open(self) -> bool:

@@ -133,7 +133,7 @@ class Lineup(Generic[Plug]):
         )
         if hurry is None:
             hurry = now_ms() - self._begun_ms > HURRY_MS
-        hurry = hurry or isinstance(error, ProviderTimeout | ProviderBusy)
+        hurry = hurry or silent or isinstance(error, ProviderBusy)
         following = None if again and not hurry else self._choose(self._after())
         if following is not None:
             self._at, self._tries, self.delay_ms = following, 0, 0

@@ -152,14 +152,14 @@ class ReplyProcessor(Processor):
 
     def owes(self) -> Debt | None:
         """The words that a model or a tool owes."""
-        reply = next((reply for reply in self._making if reply.since_ms is not None), None)
+        reply = self._late()
         if reply is None or reply.since_ms is None:
             return None
         return Debt("tool" if reply.calls else "llm", reply.since_ms)
 
     def fill(self, text: str) -> None:
         """Say something while the reply being made is late."""
-        reply = next((reply for reply in self._making if reply.since_ms is not None), None)
+        reply = self._late()
         if reply is not None:
             self._emit_text(reply.turn, text)
 
@@ -168,7 +168,7 @@ class ReplyProcessor(Processor):
 
         Neither is a tool cut off: it has a deadline of its own.
         """
-        reply = next((reply for reply in self._making if reply.since_ms is not None), None)
+        reply = self._late()
         if reply is None or reply.said or reply.calls or reply.since_ms is None:
             return False
         waited = self._call.now_ms() - reply.since_ms
@@ -177,6 +177,10 @@ class ReplyProcessor(Processor):
         self._drop(reply)
         self._lost(reply, error)
         return True
+
+    def _late(self) -> _Reply | None:
+        """The reply that is being made now; later ones wait for it."""
+        return next((reply for reply in self._making if reply.since_ms is not None), None)
 
     # --- replies ----------------------------------------------------------------------------------
 

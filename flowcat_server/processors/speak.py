@@ -28,6 +28,8 @@ from flowcat_server.processors.transcribe import choose_format
 
 ROOM_MS = 8_000
 """Synthesis waits while more than this is waiting to be heard: an interruption wastes little."""
+LOOK_MS = 50
+"""How often it is looked for room, at most."""
 
 
 class _Utterance:
@@ -214,8 +216,9 @@ class SpeakProcessor(Processor):
             self.emit(AudioOut(turn, rest, piece, words))
 
     async def _room(self) -> None:
-        # What is buffered drains in real time, so one wait is enough while the far end plays.
+        # What is buffered drains in real time, so one wait is enough while the far end plays; while
+        # speech is held nothing drains, and it is looked at now and then.
         excess = self._buffered_ms() - ROOM_MS
         while excess > 0:
-            await asyncio.sleep(excess / 1000)
+            await asyncio.sleep(max(excess, LOOK_MS) / 1000)
             excess = self._buffered_ms() - ROOM_MS

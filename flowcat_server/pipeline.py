@@ -71,6 +71,8 @@ class Candidate(Generic[Plug]):
     """Own deadline for the first result; None: the kind's."""
     breaker: Breaker = field(default_factory=Breaker)
     """What all calls know of its health."""
+    cheap: bool = True
+    """A request that is thrown away costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,12 @@ class CallLine:
         if mode != "echo":
             self.agent = Agent(parts.profile, _clock_variables(parts.profile, variables))
             self._actions = Actions(
-                call, self.agent, self.playout, parts.toolbox.run, parts.toolbox.fillers
+                call,
+                self.agent,
+                self.playout,
+                parts.toolbox.run,
+                parts.toolbox.fillers,
+                parts.toolbox.harmless,
             )
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
         self._opening: Callable[[], None] = lambda: None
@@ -158,7 +165,7 @@ class CallLine:
         echo = Echo(transport.output_format, playout.said)
         playout.tap(echo.played, echo.cleared)
         detector = TurnDetector(
-            _turn_rules(parts.config),
+            _turn_rules(parts),
             floor=playout,
             endpointing=endpointing,
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
@@ -203,6 +210,7 @@ class CallLine:
             self._actions,
             rescue,
             turn_config.dead_air.hedge_after,
+            speculates=_speculates(parts),
         )
         idle = self._idle(lambda: detector.open, ask)
         speak = SpeakProcessor(
@@ -277,8 +285,14 @@ class CallLine:
         actions.finish()
 
 
-def _turn_rules(config: Config) -> TurnRules:
-    turn = config.turn
+def _speculates(parts: Parts) -> bool:
+    """Whether replies are begun while endpointing waits."""
+    wanted = parts.config.turn.speculation
+    return parts.llm[0].cheap if wanted == "auto" else wanted
+
+
+def _turn_rules(parts: Parts) -> TurnRules:
+    turn = parts.config.turn
     return TurnRules(
         pause_ms=turn.endpointing.pause,
         transcript_wait_ms=STT_ANSWERS_MS,
@@ -288,6 +302,7 @@ def _turn_rules(config: Config) -> TurnRules:
             min_words=turn.interruption.min_words,
             resume_after_ms=turn.interruption.resume_after,
         ),
+        supposes=_speculates(parts),
     )
 
 

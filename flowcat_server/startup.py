@@ -20,7 +20,7 @@ from flowcat_server.core.templates import names, render
 from flowcat_server.errors import ConfigError, FlowcatError, MissingExtra, Problem
 from flowcat_server.pipeline import Candidate, Parts
 from flowcat_server.providers.http import Http
-from flowcat_server.providers.registry import Kind
+from flowcat_server.providers.registry import Kind, find
 from flowcat_server.providers.resolve import examine, settings_for
 from flowcat_server.tools.http_request import HttpRunner
 from flowcat_server.tools.python_function import PythonRunner, describe, load
@@ -98,7 +98,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
             continue
         plug, used = created
         plugs.setdefault(kind, []).append(
-            Candidate(_title(spec), plug, spec.timeout, Breaker(rules))
+            Candidate(_title(spec), plug, spec.timeout, Breaker(rules), _cheap(kind, spec))
         )
         built.used.append(used)
         built.closers.append(plug.close)
@@ -168,6 +168,12 @@ def _create(
     leg = examine(kind, spec)
     used = Used(kind, _title(spec, settings.model), leg.key.source, provider.local, spare)
     return provider.create(settings), used
+
+
+def _cheap(kind: Kind, spec: ProviderSpec) -> bool:
+    """Whether nobody pays for a request that is thrown away."""
+    provider = find(kind, spec.provider)
+    return provider is not None and (provider.local or provider.unmetered)
 
 
 async def _start(plug: Any, used: Used, progress: Progress) -> None:
@@ -243,6 +249,7 @@ def _tool(tool: ToolConfig, loaded: Loaded, http: Http) -> Tool:
             ),
             tool.timeout,
             tuple(tool.say),
+            request.method != "GET" if tool.side_effect is None else tool.side_effect,
         )
     function = load(tool.python, loaded.base_dir)
     found = describe(tool.name, function)
@@ -251,7 +258,8 @@ def _tool(tool: ToolConfig, loaded: Loaded, http: Http) -> Tool:
         tool.description or found.description,
         _parameters(tool.parameters) if tool.parameters else found.parameters,
     )
-    return Tool(spec, PythonRunner(function), tool.timeout, tuple(tool.say))
+    side_effect = tool.side_effect is not False
+    return Tool(spec, PythonRunner(function), tool.timeout, tuple(tool.say), side_effect)
 
 
 def _parameters(parameters: dict[str, Any]) -> dict[str, Any]:

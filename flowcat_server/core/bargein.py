@@ -104,6 +104,11 @@ class BargeIn:
         """This stretch of speech was taken for nothing."""
         self._onset_ms = self._begun_ms = self._until_ms = 0
 
+    @property
+    def over(self) -> bool:
+        """The open turn began over the agent's speech, and may be nothing."""
+        return self._over
+
     def voice(self, onset_ms: int, at_ms: int, text: str, now_ms: int) -> list[Frame]:
         """The caller has been speaking from `onset_ms` to `at_ms`, and now speaks over the agent.
 

@@ -78,13 +78,17 @@ class Conversation:
         )
         self._entries.insert(index + 1, _Said(said.reply, said.last))
 
-    def messages(self) -> list[Message]:
+    def messages(self, supposed: str = "") -> list[Message]:
         """What the model may know: heard words, marked where they were cut off.
 
         A reply that is still under way counts as said; one of which nothing was heard is absent.
+        `supposed` stands at the end as if the caller had said it.
         """
+        entries = self._entries
+        if supposed:
+            entries = [*entries[-self._max_messages :], Message("user", supposed)]
         messages: list[Message] = []
-        for entry in self._entries[-self._max_messages :]:
+        for entry in entries[-self._max_messages :]:
             if isinstance(entry, Message):
                 messages.append(entry)
             else:

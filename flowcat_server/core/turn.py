@@ -35,8 +35,10 @@ from flowcat_server.core.frames import (
     SpeechStarted,
     TurnDropped,
     TurnEnded,
+    TurnSupposed,
 )
 from flowcat_server.core.keypad import WAIT_MS, Keypad
+from flowcat_server.core.language import tokens
 
 ONSET_THRESHOLD = 0.5
 OFFSET_THRESHOLD = 0.35
@@ -57,6 +59,8 @@ class TurnRules:
     transcript_wait_ms: int = 3000
     barge_in: BargeInRules = field(default_factory=BargeInRules)
     digit_wait_ms: int = WAIT_MS
+    supposes: bool = False
+    """Tell of a turn that seems to be over before it is (`TurnSupposed`)."""
 
 
 class TurnDetector:
@@ -106,6 +110,8 @@ class TurnDetector:
         self._pause = 0
         self._answered = 0
         self._segments: dict[int, str] = {}
+        self._supposed = ""
+        """What of the open turn was told as its text, unless the caller has gone on since."""
         self._keypad = Keypad(rules.digit_wait_ms)
 
     @property
@@ -192,6 +198,7 @@ class TurnDetector:
         assert self._voice_run_start is not None  # noqa: S101 - set by the caller just before
         self._speaking = True
         self._onset = self._voice_run_start
+        self._supposed = ""
         if self._open:
             self._paused = False
             return [SpeechResumed(self._onset)]
@@ -222,7 +229,7 @@ class TurnDetector:
         if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
             return []
         if silence < min(VERDICT_MS, self._delay_ms):
-            return []
+            return [] if self._barge_in.over else self._suppose(now_ms)
         text = self.text
         forget, frames = self._barge_in.verdict(text, now_ms)
         if forget:
@@ -230,11 +237,19 @@ class TurnDetector:
             return [*frames, TurnDropped(now_ms)]
         delay = self._delay_ms
         if silence < delay:
-            return frames
+            return frames + self._suppose(now_ms)
         if not text:
             self._close_turn()  # a noise that no transcriber could read
             return [*frames, TurnDropped(now_ms)]
         return [*frames, *self._end_turn(text, delay, now_ms)]
+
+    def _suppose(self, now_ms: int) -> list[Frame]:
+        """The turn ends soon, with what has been said so far, unless the caller goes on."""
+        text = self.text
+        if not self.rules.supposes or text == self._supposed or not tokens(text):
+            return []
+        self._supposed = text
+        return [TurnSupposed(text, now_ms)]
 
     def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
         self._turn += 1

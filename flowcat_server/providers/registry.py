@@ -84,6 +84,8 @@ class Provider:
     """Model files it loads, unless the agent file names a file of its own as the model."""
     local: bool = False
     """Runs in this machine, without a network."""
+    unmetered: bool = False
+    """Not local, but of the user's own: a request that is thrown away costs nothing."""
     status: Literal["local", "fixture-tested", "live-verified", "built-in"] = "fixture-tested"
     title: str = ""
     """One line for the documentation."""

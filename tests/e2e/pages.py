@@ -177,8 +177,8 @@ async def wait_for_event(
             if event["type"] == kind and all(event.get(k) == v for k, v in fields.items()):
                 return event
         await asyncio.sleep(0.05)
-    seen = [event["type"] for event in (await events(page))[after:]]
-    raise TimeoutError(f"no {kind} {fields} within {timeout} s; there were {seen}")
+    seen = [json.dumps(event) for event in (await events(page))[after:]]
+    raise TimeoutError("\n".join([f"no {kind} {fields} within {timeout} s; there were", *seen]))
 
 
 async def start_call(page: Page, *, timeout: float = 15.0) -> None:
@@ -251,5 +251,5 @@ async def steadily(server: Server, attempt: Callable[[], Awaitable[Result]]) -> 
         if not late:
             sys.stderr.write(server.text()[-4000:])
             raise
-        sys.stderr.write(f"the server stood still {late} times; once more after: {error!r:.300}\n")
+        sys.stderr.write(f"the server stood still {late} times; once more after: {error!r:.6000}\n")
     return await attempt()

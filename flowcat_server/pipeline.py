@@ -37,12 +37,13 @@ from flowcat_server.core.turn import TurnDetector, TurnRules
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
-from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor
+from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
 from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.play import PlayProcessor
+from flowcat_server.processors.prepared import Prepared
 from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.realtime import Session as RealtimeSession
 from flowcat_server.processors.record import Recorder, RecordProcessor
@@ -87,6 +88,8 @@ class Parts:
     llm: Sequence[Candidate[LanguageModel]] = ()
     tts: Sequence[Candidate[TextToSpeech]] = ()
     realtime: SpeechToSpeech | None = None
+    prepared: Prepared = field(default_factory=Prepared)
+    """Fixed texts that have been spoken ahead of time."""
 
 
 class CallLine:
@@ -176,12 +179,32 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 
-        def ask(text: str) -> None:
+        def ask(text: str, *, at_once: bool = False) -> None:
             number = detector.skip()
-            reply.begin(number)
+            reply.begin(number, speak.overtake(number) if at_once else None)
             if text:
                 idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
+
+        def fill(debt: Debt, text: str) -> bool:
+            if debt.stage == "tts":
+                if not speak.can_say(text):
+                    return False
+                ask(text, at_once=True)
+            elif debt.stage == "stt":
+                ask(text)
+            else:
+                reply.fill(text)
+            return True
+
+        def muted(error: ProviderError) -> None:
+            text = "" if rescue.over else rescue.give_up(error)
+            if not (text and speak.can_say(text)):
+                rescue.finish(error)
+                return
+            ask(text, at_once=True)
+            reply.abandon()
+            speak.give_up()
 
         def bearable_ms() -> int:
             return dead_air.bearable_ms()
@@ -218,8 +241,9 @@ class CallLine:
             Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
-            rescue,
+            parts.prepared,
             bearable_ms,
+            muted,
         )
         dead_air = DeadAirProcessor(
             call,
@@ -230,7 +254,7 @@ class CallLine:
             ),
             playout,
             (speak.owes, reply.owes, transcribe.owes),
-            lambda debt, text: ask(text) if debt.stage == "stt" else reply.fill(text),
+            fill,
             reply.give_up,
         )
         self._opening = reply.greet

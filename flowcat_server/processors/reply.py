@@ -150,10 +150,16 @@ class ReplyProcessor(Processor):
         self._actions.enter_node()
         self._start(0)
 
-    def begin(self, turn: int) -> None:
-        """Open a reply in the ledger and in the conversation."""
+    def begin(self, turn: int, late: int | None = None) -> None:
+        """Open a reply in the ledger and in the conversation.
+
+        `late`: the reply before whose next words this one is heard.
+        """
         self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
-        self._conversation.reply_begins(turn)
+        if late is None:
+            self._conversation.reply_begins(turn)
+        else:
+            self._conversation.interjected(turn, late)
 
     def abandon(self) -> None:
         """The call's last words are under way: make no more replies."""

@@ -22,7 +22,7 @@ from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.deadlines import Deadline, timed
 from flowcat_server.processors.lineup import Lineup
-from flowcat_server.processors.rescue import Rescue
+from flowcat_server.processors.prepared import Clip, Prepared
 from flowcat_server.processors.spoken import Spoken
 from flowcat_server.processors.transcribe import choose_format
 
@@ -56,8 +56,9 @@ class SpeakProcessor(Processor):
         speakers: Lineup[TextToSpeech],
         audio: AudioFormat,
         buffered_ms: Callable[[], int],
-        rescue: Rescue,
+        prepared: Prepared,
         bearable_ms: Callable[[], int],
+        on_lost: Callable[[ProviderError], None],
     ) -> None:
         """Create the stage.
 
@@ -66,15 +67,19 @@ class SpeakProcessor(Processor):
             speakers: The provider and its fallbacks.
             audio: What `AudioOut` carries.
             buffered_ms: How much speech has yet to be heard.
-            rescue: What becomes of a call without a voice.
+            prepared: Texts that need no voice any more.
             bearable_ms: How long the next sound may take where another voice could speak.
+            on_lost: Told that there is no voice left.
         """
         self._call = call
         self._speakers = speakers
         self._audio = audio
         self._buffered_ms = buffered_ms
-        self._rescue = rescue
+        self._prepared = prepared
         self._bearable_ms = bearable_ms
+        self._on_lost = on_lost
+        self._overtaking: int | None = None
+        """The reply that waits for no other."""
         self._utterances: dict[int, _Utterance] = {}
         self._open_voice()
 
@@ -103,6 +108,36 @@ class SpeakProcessor(Processor):
             (u.since_ms for u in self._utterances.values() if u.since_ms is not None), None
         )
         return None if since is None else Debt("tts", since)
+
+    def can_say(self, text: str) -> bool:
+        """Whether a text can be heard though the voice is silent."""
+        return self._clip(text) is not None or self._last_clip(text) is not None
+
+    def overtake(self, turn: int) -> int | None:
+        """Speak this reply, which is about to begin, before the one that waits for the voice.
+
+        Returns which one that is.
+        """
+        self._overtaking = turn
+        return next(iter(self._utterances), None)
+
+    def give_up(self) -> None:
+        """End all replies but the one that overtakes the others: they have no voice."""
+        for turn, utterance in list(self._utterances.items()):
+            if turn == self._overtaking:
+                continue
+            del self._utterances[turn]
+            if utterance.task is not None and utterance.task is not asyncio.current_task():
+                utterance.task.cancel()
+            self.emit(SpeechEnded(turn))
+
+    def _clip(self, text: str) -> Clip | None:
+        """A text in the voice in use."""
+        return self._prepared.clip(self._speakers.current.plug, text, self._audio)
+
+    def _last_clip(self, text: str) -> Clip | None:
+        """A text in any voice: it may be another, but it is one."""
+        return self._prepared.any_clip(text, self._audio)
 
     def _utterance(self, turn: int) -> _Utterance:
         utterance = self._utterances.get(turn)
@@ -137,7 +172,7 @@ class SpeakProcessor(Processor):
             opened.exception()  # seen here too: nobody may ever speak
 
     async def _speak(self, utterance: _Utterance, earlier: Sequence[asyncio.Task[None]]) -> None:
-        if earlier:
+        if earlier and utterance.turn != self._overtaking:
             await asyncio.wait(earlier)
         while True:
             while utterance.spoken < len(utterance.texts):
@@ -152,11 +187,16 @@ class SpeakProcessor(Processor):
                 break
             utterance.news.clear()
             await utterance.news.wait()
-        del self._utterances[utterance.turn]
+        self._utterances.pop(utterance.turn, None)
         self.emit(SpeechEnded(utterance.turn))
 
     async def _speak_piece(self, turn: int, piece: int, text: str) -> bool:
         """Speak a piece, with the next voice from where one fails; False: there is none left."""
+        clip = self._clip(text) or (self._last_clip(text) if turn == self._overtaking else None)
+        if clip is not None:
+            self.emit(AudioOut(turn, clip.audio, piece, clip.words))
+            self.emit(PieceEnded(turn, piece))
+            return True
         spoken = Spoken(text)
         self._speakers.begin()
         while True:
@@ -173,7 +213,7 @@ class SpeakProcessor(Processor):
             if not self._speakers.failed(failure):
                 if spoken.begun and not spoken.rest:
                     break
-                self._rescue.finish(failure)
+                self._on_lost(failure)
                 return False
             self._keeper.cancel()
             self._open_voice()

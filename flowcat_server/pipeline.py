@@ -174,6 +174,7 @@ class CallLine:
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
             backchannel=words.is_backchannel if words is not None else lambda text: False,
             echo=echo.explains,
+            after_echo=echo.after,
         )
         turn = TurnProcessor(call, detector, parts.vad, transport.input_format, echo)
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))

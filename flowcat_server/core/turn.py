@@ -45,6 +45,8 @@ OFFSET_THRESHOLD = 0.35
 """Hysteresis as the Silero authors use it: leave speech 0.15 below where it is entered."""
 VERDICT_MS = 240
 """Silence after which words over the agent are taken for all that was said."""
+WORD_MS = 200
+"""A word of the agent's echo is no shorter, on average."""
 AUDIO_STALL_MS = 500
 """Without audio for this long, the clock stands in for audio time."""
 
@@ -78,6 +80,7 @@ class TurnDetector:
         expects: Callable[[], Expects] = lambda: NOTHING,
         backchannel: Callable[[str], bool] = lambda text: False,
         echo: Callable[[int, int, str], bool] = lambda from_ms, to_ms, text: False,
+        after_echo: Callable[[str, int], str] = lambda text, most: text,
     ) -> None:
         """Create a detector.
 
@@ -88,12 +91,15 @@ class TurnDetector:
             expects: What the agent has asked for.
             backchannel: Whether a text is only that of a listener.
             echo: Whether sound between two times, with this transcript, is the agent's own.
+            after_echo: A transcript without the agent's words, which are so many at most, at its
+                front.
         """
         self.rules = rules
         self._floor = floor
         self._barge_in = BargeIn(
             rules.barge_in, floor, number=self._next_pause, backchannel=backchannel, echo=echo
         )
+        self._after_echo = after_echo
         self._endpointing = endpointing
         self._expects = expects
         self._delay_ms = endpointing.min_delay_ms
@@ -253,6 +259,8 @@ class TurnDetector:
 
     def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
         self._turn += 1
+        if self._barge_in.echo_ms:
+            text = self._after_echo(text, self._barge_in.echo_ms // WORD_MS + 1) or text
         ended = TurnEnded(
             self._turn,
             text,

@@ -25,6 +25,7 @@ from flowcat_server.core.interfaces import (
     SpeechToText,
     TextToSpeech,
     Transport,
+    TurnModel,
     Vad,
     Warms,
 )
@@ -41,6 +42,7 @@ from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
+from flowcat_server.processors.judge import Judge
 from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.prepared import Prepared
@@ -84,6 +86,7 @@ class Parts:
     profile: Profile
     toolbox: Toolbox
     vad: Vad | None = None
+    turn: Candidate[TurnModel] | None = None
     stt: Sequence[Candidate[SpeechToText]] = ()
     llm: Sequence[Candidate[LanguageModel]] = ()
     tts: Sequence[Candidate[TextToSpeech]] = ()
@@ -176,7 +179,13 @@ class CallLine:
             echo=echo.explains,
             after_echo=echo.after,
         )
-        turn = TurnProcessor(call, detector, parts.vad, transport.input_format, echo)
+        smart = turn_config.endpointing.mode == "smart"
+        judge = (
+            Judge(call, parts.turn.name, parts.turn.plug, transport.input_format)
+            if parts.turn is not None and smart
+            else None
+        )
+        turn = TurnProcessor(call, detector, parts.vad, transport.input_format, echo, judge)
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 

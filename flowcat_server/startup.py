@@ -127,6 +127,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         profile,
         toolbox,
         vad=plugs["vad"][0].plug if "vad" in plugs else None,
+        turn=plugs["turn"][0] if "turn" in plugs else None,
         stt=plugs.get("stt", ()),
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),

@@ -66,8 +66,15 @@ class Endpointing:
         """No wait is longer."""
         return max(self.min_delay_ms, self.max_delay_ms, self.number_delay_ms)
 
-    def delay_ms(self, text: str, expects: Expects = NOTHING) -> int:
-        """Silence that ends a turn with this transcript so far."""
+    def delay_ms(self, text: str, expects: Expects = NOTHING, goes_on: bool = False) -> int:
+        """Silence that ends a turn with this transcript so far.
+
+        `goes_on`: by the sound of it, the sentence is not over.
+        """
+        delay = self._by_words_ms(text, expects)
+        return max(delay, self.max_delay_ms) if goes_on else delay
+
+    def _by_words_ms(self, text: str, expects: Expects) -> int:
         words = self.words
         if words is None or not text:
             return self.min_delay_ms

@@ -116,6 +116,8 @@ class TurnDetector:
         self._pause = 0
         self._answered = 0
         self._segments: dict[int, str] = {}
+        self._goes_on = False
+        """By the sound of it, the caller has not finished."""
         self._supposed = ""
         """What of the open turn was told as its text, unless the caller has gone on since."""
         self._keypad = Keypad(rules.digit_wait_ms)
@@ -164,10 +166,18 @@ class TurnDetector:
         if not self._open:
             return []
         self._segments[segment] = text.strip()
-        self._delay_ms = self._endpointing.delay_ms(self.text, self._expects())
+        self._set_delay()
         if pause is not None and pause > self._answered:
             self._answered = pause
         return self._barge_in.transcript(self.text, pause, now_ms) + self._endpoint(now_ms)
+
+    def judged(self, pause: int, now_ms: int, *, finished: bool) -> list[Frame]:
+        """Somebody who heard the caller's voice at a `SpeechPaused` says whether they go on."""
+        if not self._open or not self._paused or pause != self._pause:
+            return []
+        self._goes_on = not finished
+        self._set_delay()
+        return self._endpoint(now_ms)
 
     def digit(self, digit: str, now_ms: int) -> list[Frame]:
         """A DTMF key."""
@@ -205,6 +215,7 @@ class TurnDetector:
         self._speaking = True
         self._onset = self._voice_run_start
         self._supposed = ""
+        self._goes_on = False
         if self._open:
             self._paused = False
             return [SpeechResumed(self._onset)]
@@ -213,6 +224,9 @@ class TurnDetector:
         self._segments.clear()
         self._delay_ms = self._endpointing.min_delay_ms
         return [SpeechStarted(self._onset)]
+
+    def _set_delay(self) -> None:
+        self._delay_ms = self._endpointing.delay_ms(self.text, self._expects(), self._goes_on)
 
     def _begin_pause(self) -> list[Frame]:
         self._speaking = False

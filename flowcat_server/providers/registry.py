@@ -19,7 +19,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -29,8 +29,8 @@ from flowcat_server.providers.assets import Asset
 if TYPE_CHECKING:
     from flowcat_server.providers.http import Http
 
-Kind = Literal["stt", "llm", "tts", "realtime", "vad"]
-KINDS: tuple[Kind, ...] = ("stt", "llm", "tts", "realtime", "vad")
+Kind = Literal["stt", "llm", "tts", "realtime", "vad", "turn"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Options(BaseModel):

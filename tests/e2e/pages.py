@@ -242,14 +242,15 @@ def starved(server: Server) -> int:
 
 
 async def steadily(server: Server, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Runs `attempt`; a second time only if it failed while the server itself was held up."""
-    before = starved(server)
-    try:
-        return await attempt()
-    except (AssertionError, TimeoutError, BrowserError) as error:
-        late = starved(server) - before
-        if not late:
-            sys.stderr.write(server.text()[-4000:])
-            raise
-        sys.stderr.write(f"the server stood still {late} times; once more after: {error!r:.6000}\n")
+    """Runs `attempt`; again, up to twice, only if it failed while the server was held up."""
+    for _ in range(2):
+        before = starved(server)
+        try:
+            return await attempt()
+        except (AssertionError, TimeoutError, BrowserError) as error:
+            late = starved(server) - before
+            if not late:
+                sys.stderr.write(server.text()[-4000:])
+                raise
+            sys.stderr.write(f"the server stood still {late} times; again after: {error!r:.6000}\n")
     return await attempt()

@@ -83,6 +83,54 @@ async def test_an_interruption_stops_the_agent_and_keeps_what_was_heard(buffers:
     assert script.agent_lines[1] == "First answer."
 
 
+GREETING = "Good morning to you. Calls are recorded, and you may ask for the recording."
+PROTECTED = AGENT.replace("Good morning to you.", f'"{GREETING}", protect_greeting: true')
+PROTECTED_NODE = f"""
+agent: {{graph_inline: {{edges: [], nodes: [{{id: start, type: startCall, data: {{
+  prompt: Be kind., greeting: "{GREETING}", protect_greeting: true}}}}]}}}}
+{TOPOLOGY}"""
+PROTECTED_REALTIME = f"""
+agent: {{prompt: Be kind., greeting: "{GREETING}", protect_greeting: true}}
+topology: {{mode: realtime, provider: scripted, options: {{
+  hears: [hello there], replies: [First answer. It takes a while to say all of it.]}}}}
+"""
+KINDS = {"cascaded": PROTECTED, "node": PROTECTED_NODE, "speech to speech": PROTECTED_REALTIME}
+
+
+@both_wires
+@pytest.mark.parametrize("kind", KINDS)
+@on_virtual_time
+async def test_what_is_said_over_a_protected_greeting_is_answered_afterwards(
+    kind: str, buffers: bool
+):
+    async with call(KINDS[kind], buffers=buffers) as script:
+        await script.passes(600)
+        await script.speaks(640, silence_ms=1500)
+        assert not script.all(events.AgentHeard), "the greeting was over before the caller"
+        greeting = await script.until(events.AgentHeard)
+        await script.until(events.AgentHeard, count=2)
+    assert (greeting.text, greeting.interrupted) == (GREETING, False)
+    assert not script.transport.cleared
+    assert not script.all(events.AgentPaused)
+    assert [e.text for e in script.all(events.CallerText) if e.final] == ["hello there"]
+    assert script.agent_lines[1].startswith("First answer.")
+
+
+@both_wires
+@pytest.mark.parametrize("kind", KINDS)
+@on_virtual_time
+async def test_only_the_greeting_is_protected(kind: str, buffers: bool):
+    yaml = KINDS[kind].replace("First answer.,", "First answer. It takes a while to say it.,")
+    async with call(yaml, buffers=buffers) as script:
+        await script.until(events.AgentHeard)
+        await script.speaks(640)
+        await script.until(events.AgentSpeaking, count=3)
+        await script.passes(400)
+        await script.speaks(640)
+        answer = await script.until(events.AgentHeard, count=2)
+    assert answer.interrupted
+
+
 @both_wires
 @on_virtual_time
 async def test_a_noise_without_words_is_a_short_pause_of_the_agent(buffers: bool):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flowcat_server.config.document import Document, Path
 from flowcat_server.config.node import Reader, read_edge, read_node, slug
@@ -27,9 +27,19 @@ _WRAPPERS = ("workflow_definition", "workflow_json", "graph_spec", "graph")
 _ISOLATED = frozenset({"global", "webhook", "qa", "tuner"})
 
 
-def prompt_graph(prompt: str, greeting: str, tools: Iterable[str] = ()) -> Graph:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the file's ``agent`` block says of the first node."""
+
+    greeting: str = ""
+    """Used where the node has none."""
+    protect_greeting: bool = False
+
+
+def prompt_graph(prompt: str, opening: Opening, tools: Iterable[str] = ()) -> Graph:
     """The graph of an agent that has just a prompt: one node, and a way to end the call."""
-    start = Node("start", "start", "start", prompt=prompt, greeting=greeting, tools=tuple(tools))
+    start = Node("start", "start", "start", prompt=prompt, tools=tuple(tools))
+    start = _opened(start, opening)
     end = Node("end", "end", "end", prompt="Say goodbye in one short sentence.", say=("Goodbye!",))
     edge = Edge(
         "end",
@@ -44,14 +54,18 @@ def prompt_graph(prompt: str, greeting: str, tools: Iterable[str] = ()) -> Graph
 
 
 def build_graph(
-    document: Document, path: Path = (), *, greeting: str = "", tools: Iterable[str] = ()
+    document: Document,
+    path: Path = (),
+    *,
+    opening: Opening = Opening(),
+    tools: Iterable[str] = (),
 ) -> tuple[Graph | None, list[Problem]]:
     """The graph at a path of a document; None if it has errors.
 
-    `greeting` is the start node's where that has none. `tools` are the names that nodes may use.
+    `tools` are the names that nodes may use.
     """
     builder = _Builder(document, path, frozenset(tools) | BUILT_IN_TOOLS)
-    graph = builder.build(greeting)
+    graph = builder.build(opening)
     problems = builder.read.problems
     return (None if any(not p.warning for p in problems) else graph), problems
 
@@ -76,7 +90,7 @@ class _Builder:
                     return (*path, name)
         return path
 
-    def build(self, greeting: str) -> Graph | None:
+    def build(self, opening: Opening) -> Graph | None:
         if not isinstance(self.read.document.get(self._path), dict):
             self.read.error(self._path, "the graph must be a block with nodes and edges")
             return None
@@ -100,8 +114,7 @@ class _Builder:
             # A dangling edge makes what lies behind it look unreachable; one mistake is enough.
             self._check_reachable(nodes, edges, starts[0])
         start = _first_speaking(nodes, edges, starts[0])
-        if greeting and not nodes[start].greeting:
-            nodes[start] = replace(nodes[start], greeting=greeting)
+        nodes[start] = _opened(nodes[start], opening)
         shared = [node.prompt for node in nodes.values() if node.kind == "global" and node.prompt]
         return Graph(nodes, tuple(_named(edges, nodes)), start, "\n\n".join(shared))
 
@@ -176,6 +189,14 @@ class _Builder:
                     self._places[node.id],
                     f"the node {node.id!r} can never be reached from the start node",
                 )
+
+
+def _opened(node: Node, opening: Opening) -> Node:
+    return replace(
+        node,
+        greeting=node.greeting or opening.greeting,
+        protect_greeting=node.protect_greeting or opening.protect_greeting,
+    )
 
 
 def _first_speaking(nodes: dict[str, Node], edges: list[Edge], start: str) -> str:

@@ -33,6 +33,11 @@ class Agent(FlowcatBlock):
     greeting: str = Field(
         default="", description="Exact first words, spoken without asking a model."
     )
+    protect_greeting: bool = Field(
+        default=False,
+        description="The caller cannot cut off the first words; what is said over them is answered "
+        "afterwards.",
+    )
     graph: str = Field(default="", description="Graph file (JSON or YAML), relative to this file.")
     graph_inline: dict[str, Any] | None = Field(
         default=None, description="The graph itself: nodes and edges. Wins over graph."

@@ -32,9 +32,10 @@ KINDS: dict[str, NodeKind] = {
 SLOT_KINDS = ("string", "number", "boolean", "day", "time", "name", "phone", "choice")
 
 NODE_KEYS = (
-    "prompt", "greeting", "allow_interrupt", "allowInterrupt", "tools", "tool_uuids",
-    "extraction_enabled", "extraction_variables", "extraction_prompt", "transfer_targets", "say",
-    "name", "label", "title", "add_global_prompt", "inherit_global_directive",
+    "prompt", "greeting", "protect_greeting", "allow_interrupt", "allowInterrupt", "tools",
+    "tool_uuids", "extraction_enabled", "extraction_variables", "extraction_prompt",
+    "transfer_targets", "say", "name", "label", "title", "add_global_prompt",
+    "inherit_global_directive",
 )  # fmt: skip
 EDGE_KEYS = ("label", "condition", "transition_criteria", "transition_speech", "examples", "speech")
 
@@ -148,6 +149,7 @@ def read_node(read: Reader, path: Path, known_tools: frozenset[str]) -> Node:
         prompt=read.text((*data, "prompt")),
         greeting=read.text((*data, "greeting")),
         allow_interrupt=read.flag(True, (*data, "allow_interrupt"), (*data, "allowInterrupt")),
+        protect_greeting=read.flag(False, (*data, "protect_greeting")),
         tools=_tools(read, data, known_tools),
         slots=_slots(read, data),
         transfers=_transfers(read, data),

@@ -64,6 +64,8 @@ class Node:
     greeting: str = ""
     """Exact words spoken on entering the node, without a model. Holds ``{{variables}}``."""
     allow_interrupt: bool = True
+    protect_greeting: bool = False
+    """The caller cannot cut off the first reply here, but every later one."""
     tools: tuple[str, ...] = ()
     slots: tuple[Slot, ...] = ()
     transfers: tuple[TransferTarget, ...] = ()

@@ -55,7 +55,7 @@ from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.errors import ProviderError, ProviderUnavailable
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
-from flowcat_server.processors.caller_audio import CallerAudio
+from flowcat_server.processors.caller_audio import HELD_MS, CallerAudio
 from flowcat_server.processors.deadlines import Deadline, closing
 from flowcat_server.processors.inbox import Inbox
 from flowcat_server.processors.patience import Patience
@@ -141,7 +141,9 @@ class RealtimeProcessor(Processor):
         self._output = choose_format(target, formats)
         self._out = Transcoder(self._output, target)
         self._inbox: Inbox[RealtimeInput] = Inbox(
-            chunk_ms=session.provider.chunk_ms, bytes_per_ms=self._input.bytes_for(1000) / 1000
+            chunk_ms=session.provider.chunk_ms,
+            bytes_per_ms=self._input.bytes_for(1000) / 1000,
+            limit_ms=HELD_MS,  # what was held back comes all at once
         )
         self._caller = CallerAudio(source, self._input, self._inbox.audio, vad)
         self._keypad = Keypad()
@@ -335,7 +337,7 @@ class RealtimeProcessor(Processor):
     def _begin(self, turn: int) -> int:
         """Open a reply in the ledger."""
         self._turn = turn
-        self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
+        self._playout.begin(turn, interruptible=self._agent.interruptible(first=turn == 0))
         return turn
 
     def _owe(self, turn: int) -> None:

@@ -136,7 +136,7 @@ class ReplyProcessor(Processor):
 
     def begin(self, turn: int) -> None:
         """Open a reply in the ledger and in the conversation."""
-        self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
+        self._playout.begin(turn, interruptible=self._agent.interruptible(first=turn == 0))
         self._conversation.reply_begins(turn)
 
     def abandon(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from flowcat_server.config.document import Document
-from flowcat_server.config.graph import build_graph, prompt_graph
+from flowcat_server.config.graph import Opening, build_graph, prompt_graph
 from flowcat_server.config.yaml import parse_yaml
 from flowcat_server.core.graph import Graph
 
@@ -25,7 +25,7 @@ def build(
     nodes: list[Any], edges: list[Any], *, greeting: str = "", tools: tuple[str, ...] = ()
 ) -> tuple[Graph | None, list[str]]:
     spec = {"nodes": nodes, "edges": edges}
-    graph, problems = build_graph(Document(spec), greeting=greeting, tools=tools)
+    graph, problems = build_graph(Document(spec), opening=Opening(greeting), tools=tools)
     return graph, [("warning: " if p.warning else "") + p.message for p in problems]
 
 
@@ -227,6 +227,6 @@ def test_other_kinds_are_carried_silently(kind: str) -> None:
 
 
 def test_a_prompt_alone_gets_all_tools() -> None:
-    graph = prompt_graph("Help.", "Hi.", ["find"])
+    graph = prompt_graph("Help.", Opening("Hi."), ["find"])
     assert graph.nodes[graph.start].tools == ("find",)
     assert graph.outgoing(graph.start)[0].target == "end"

@@ -162,6 +162,7 @@ class CallLine:
             floor=playout,
             endpointing=endpointing,
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
+            keys=lambda: agent.node.keypad,
             backchannel=words.is_backchannel if words is not None else lambda text: False,
             echo=echo.explains,
         )
@@ -204,7 +205,7 @@ class CallLine:
             rescue,
             turn_config.dead_air.hedge_after,
         )
-        idle = self._idle(lambda: detector.open, ask)
+        idle = self._idle(lambda: detector.open or detector.keying, ask)
         speak = SpeakProcessor(
             call,
             Lineup(call, "tts", _members(parts.tts, deadlines.tts)),

@@ -16,6 +16,7 @@ from flowcat_server.config.document import Document, Path
 from flowcat_server.config.node import Reader, read_edge, read_node, slug
 from flowcat_server.config.suggest import did_you_mean
 from flowcat_server.core.graph import Edge, Graph, Node, NodeKind
+from flowcat_server.core.keypad import Keys
 from flowcat_server.errors import Problem
 
 BUILT_IN_TOOLS = frozenset({"end_call", "transfer_call"})
@@ -28,18 +29,23 @@ _ISOLATED = frozenset({"global", "webhook", "qa", "tuner"})
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """What the file's ``agent`` block says of the first node."""
+class Defaults:
+    """What the file's ``agent`` block says of its nodes."""
 
     greeting: str = ""
-    """Used where the node has none."""
+    """The first node's, where that has none."""
     protect_greeting: bool = False
+    """The first node's."""
+    keypad: Keys | None = None
+    """That of every node which says nothing of it."""
 
 
-def prompt_graph(prompt: str, opening: Opening, tools: Iterable[str] = ()) -> Graph:
+def prompt_graph(prompt: str, defaults: Defaults, tools: Iterable[str] = ()) -> Graph:
     """The graph of an agent that has just a prompt: one node, and a way to end the call."""
-    start = Node("start", "start", "start", prompt=prompt, tools=tuple(tools))
-    start = _opened(start, opening)
+    start = Node(
+        "start", "start", "start", prompt=prompt, tools=tuple(tools), keypad=defaults.keypad
+    )
+    start = _opened(start, defaults)
     end = Node("end", "end", "end", prompt="Say goodbye in one short sentence.", say=("Goodbye!",))
     edge = Edge(
         "end",
@@ -57,7 +63,7 @@ def build_graph(
     document: Document,
     path: Path = (),
     *,
-    opening: Opening = Opening(),
+    defaults: Defaults = Defaults(),
     tools: Iterable[str] = (),
 ) -> tuple[Graph | None, list[Problem]]:
     """The graph at a path of a document; None if it has errors.
@@ -65,7 +71,7 @@ def build_graph(
     `tools` are the names that nodes may use.
     """
     builder = _Builder(document, path, frozenset(tools) | BUILT_IN_TOOLS)
-    graph = builder.build(opening)
+    graph = builder.build(defaults)
     problems = builder.read.problems
     return (None if any(not p.warning for p in problems) else graph), problems
 
@@ -90,11 +96,11 @@ class _Builder:
                     return (*path, name)
         return path
 
-    def build(self, opening: Opening) -> Graph | None:
+    def build(self, defaults: Defaults) -> Graph | None:
         if not isinstance(self.read.document.get(self._path), dict):
             self.read.error(self._path, "the graph must be a block with nodes and edges")
             return None
-        nodes = self._nodes()
+        nodes = self._nodes(defaults.keypad)
         edges = self._edges(nodes)
         starts = [node.id for node in nodes.values() if node.kind == "start"]
         if not starts:
@@ -114,14 +120,16 @@ class _Builder:
             # A dangling edge makes what lies behind it look unreachable; one mistake is enough.
             self._check_reachable(nodes, edges, starts[0])
         start = _first_speaking(nodes, edges, starts[0])
-        nodes[start] = _opened(nodes[start], opening)
+        nodes[start] = _opened(nodes[start], defaults)
         shared = [node.prompt for node in nodes.values() if node.kind == "global" and node.prompt]
         return Graph(nodes, tuple(_named(edges, nodes)), start, "\n\n".join(shared))
 
-    def _nodes(self) -> dict[str, Node]:
+    def _nodes(self, keypad: Keys | None) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
         for place in self.read.items((*self._path, "nodes")):
             node = read_node(self.read, place, self._tools)
+            if keypad is not None and node.data.get("keypad") is None:
+                node = replace(node, keypad=keypad)
             if not node.id:
                 self.read.error(place, "the node has no id")
             elif node.id in nodes:
@@ -191,11 +199,11 @@ class _Builder:
                 )
 
 
-def _opened(node: Node, opening: Opening) -> Node:
+def _opened(node: Node, defaults: Defaults) -> Node:
     return replace(
         node,
-        greeting=node.greeting or opening.greeting,
-        protect_greeting=node.protect_greeting or opening.protect_greeting,
+        greeting=node.greeting or defaults.greeting,
+        protect_greeting=node.protect_greeting or defaults.protect_greeting,
     )
 
 

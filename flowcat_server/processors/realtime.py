@@ -48,7 +48,7 @@ from flowcat_server.core.interfaces import (
     Truncate,
     Vad,
 )
-from flowcat_server.core.keypad import Keypad
+from flowcat_server.core.keypad import Keypad, Keys
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
@@ -172,8 +172,8 @@ class RealtimeProcessor(Processor):
 
     @property
     def caller_speaks(self) -> bool:
-        """The caller has begun a turn that has not ended."""
-        return self._caller_speaks
+        """The caller has begun a turn that has not ended, with the voice or on the keypad."""
+        return self._caller_speaks or self._keypad.deadline_ms() is not None
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
@@ -182,7 +182,7 @@ class RealtimeProcessor(Processor):
             self._typed(frame.text)
         elif type(frame) is Digit:
             self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))
-            self._number(self._keypad.press(frame.digit, self._call.now_ms()))
+            self._pressed(frame.digit)
         else:
             self.emit(frame)
 
@@ -213,10 +213,20 @@ class RealtimeProcessor(Processor):
             return False
         return not (self._session.interruption and self._playout.interruptible())
 
+    def _pressed(self, key: str) -> None:
+        """A DTMF key. It interrupts where the agent listens for keys; elsewhere it is kept."""
+        rules = self._agent.node.keypad
+        number = self._keypad.press(key, rules or Keys(), self._call.now_ms())
+        if number is None:
+            return
+        if rules is not None and self._playout.sounding() is not None:
+            self._interrupt()
+        self._number(number)
+
     def _number(self, text: str) -> None:
         """A number was keyed in, if there is one; wait for the next key if there is none."""
         if text:
-            self._typed(text)
+            self._typed(text, interrupts=self._agent.node.keypad is not None)
         due = self._keypad.deadline_ms()
         if due is not None and self._keypad_timer is None:
             self._keypad_timer = self._call.call_at(due, self._keypad_rests)
@@ -225,8 +235,8 @@ class RealtimeProcessor(Processor):
         self._keypad_timer = None
         self._number(self._keypad.tick(self._call.now_ms()))
 
-    def _typed(self, text: str) -> None:
-        if self._playout.sounding() is not None:
+    def _typed(self, text: str, *, interrupts: bool = True) -> None:
+        if interrupts and self._playout.sounding() is not None:
             self._interrupt()
         now = self._call.now_ms()
         turn = self._begin(self._turn + 1)

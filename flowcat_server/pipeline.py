@@ -34,6 +34,7 @@ from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
@@ -113,6 +114,9 @@ class CallLine:
         self.playout = Playout(
             transport.output_format, delay_ms=transport.delay_ms, marks=transport.buffers
         )
+        self._usage = UsageMeter()
+        self._counting: Callable[[], None] = lambda: None
+        """Has the stages enter what they have not told yet."""
         if recorder is not None:
             self.playout.tap(*_recorded(recorder))
         mode = parts.config.topology.mode
@@ -146,6 +150,9 @@ class CallLine:
         """The call is over: what has been heard by now is all that will be."""
         self._stopped = True
         self._play.interrupt()
+        self._counting()
+        for used in self._usage.told(self._call.now_ms()):
+            self._call.publish(used)
 
     # --- the three lists --------------------------------------------------------------------
 
@@ -194,7 +201,9 @@ class CallLine:
             transport.input_format,
             turn.transcript,
             lost,
+            self._usage,
         )
+        self._counting = transcribe.count
         reply = ReplyProcessor(
             call,
             Lineup(call, "llm", _members(parts.llm, deadlines.llm)),
@@ -203,6 +212,7 @@ class CallLine:
             playout,
             self._actions,
             rescue,
+            self._usage,
             turn_config.dead_air.hedge_after,
         )
         idle = self._idle(lambda: detector.open or detector.keying, ask)
@@ -213,6 +223,7 @@ class CallLine:
             lambda: playout.buffered_ms(call.now_ms()),
             rescue,
             bearable_ms,
+            self._usage,
         )
         dead_air = DeadAirProcessor(
             call,
@@ -249,8 +260,10 @@ class CallLine:
             transport.input_format,
             transport.output_format,
             self._actions,
+            self._usage,
             parts.vad,
         )
+        self._counting = realtime.count
         self._opening = realtime.greet
         return [realtime, self._idle(lambda: realtime.caller_speaks, realtime.ask)]
 
@@ -267,6 +280,7 @@ class CallLine:
 
     def _on_settled(self, reply: Reply) -> None:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
+        self._usage.settled(reply)
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return

@@ -46,12 +46,14 @@ from flowcat_server.core.interfaces import (
     SpeechToSpeech,
     ToolCall,
     Truncate,
+    Usage,
     Vad,
 )
 from flowcat_server.core.keypad import Keypad, Keys
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderUnavailable
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
@@ -116,6 +118,7 @@ class RealtimeProcessor(Processor):
         source: AudioFormat,
         target: AudioFormat,
         actions: Actions,
+        usage: UsageMeter,
         vad: Vad | None = None,
     ) -> None:
         """Create the stage.
@@ -128,6 +131,7 @@ class RealtimeProcessor(Processor):
             source: The call's input format.
             target: The call's output format.
             actions: Carries out tool calls.
+            usage: Told of tokens and audio.
             vad: Tells when the caller's last voiced sample was, for the latency only; None: the
                 vendor's word is taken, which comes after its own waiting.
         """
@@ -145,7 +149,12 @@ class RealtimeProcessor(Processor):
             bytes_per_ms=self._input.bytes_for(1000) / 1000,
             limit_ms=HELD_MS,  # what was held back comes all at once
         )
-        self._caller = CallerAudio(source, self._input, self._inbox.audio, vad)
+        self._usage = usage
+        self._used = Usage()
+        """Of the session so far."""
+        self._given_bytes = self._made_bytes = 0
+        """Audio of both ways that `count` has not counted."""
+        self._caller = CallerAudio(source, self._input, self._give, vad)
         self._keypad = Keypad()
         self._keypad_timer: asyncio.Handle | None = None
         self._patience = Patience(call, session.name)
@@ -199,6 +208,19 @@ class RealtimeProcessor(Processor):
         turn = self._begin(self._turn + 1)
         self._inbox.signal(Speak(text))
         self._owe(turn)
+
+    def count(self) -> None:
+        """The session is over: tell what it has used and not told of yet."""
+        amount = self._usage.of("realtime", self._session.name)
+        amount.audio_ms += self._input.duration_ms(self._given_bytes)
+        amount.audio_ms += self._output.duration_ms(self._made_bytes)
+        amount.add_tokens(self._used)
+        self._given_bytes = self._made_bytes = 0
+        self._used = Usage()
+
+    def _give(self, payload: bytes, at_ms: int) -> None:
+        self._given_bytes += len(payload)
+        self._inbox.audio(payload, at_ms)
 
     def close(self) -> None:
         self._inbox.close()
@@ -269,6 +291,7 @@ class RealtimeProcessor(Processor):
     def _take(self, event: RealtimeEvent) -> None:
         match event:
             case AgentAudio(audio, name):
+                self._made_bytes += len(audio)
                 item = self._item(name)
                 if item is not None:
                     self.emit(AudioOut(item.turn, self._out.feed(audio), item.piece))
@@ -288,8 +311,8 @@ class RealtimeProcessor(Processor):
                 self._caller_ends(name)
             case CallerTranscript(text, final, name):
                 self._transcript(text, name, final=final)
-            case _:
-                pass
+            case Usage():
+                self._used = event
 
     # --- the caller's turns -----------------------------------------------------------------
 

@@ -27,10 +27,12 @@ from flowcat_server.core.interfaces import (
     Remember,
     TextDelta,
     ToolCall,
+    Usage,
 )
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderTimeout
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
@@ -90,6 +92,7 @@ class ReplyProcessor(Processor):
         playout: Playout,
         actions: Actions,
         rescue: Rescue,
+        usage: UsageMeter,
         hedge_after_ms: int = 0,
     ) -> None:
         """Create the stage.
@@ -102,6 +105,7 @@ class ReplyProcessor(Processor):
             playout: The ledger; a reply exists there from its first moment.
             actions: Carries out tool calls.
             rescue: What becomes of a turn without an answer.
+            usage: Told of tokens.
             hedge_after_ms: How late a model may be before the next is asked beside it; 0: never.
         """
         self._call = call
@@ -111,8 +115,11 @@ class ReplyProcessor(Processor):
         self._playout = playout
         self._actions = actions
         self._rescue = rescue
+        self._usage = usage
         self._hedge_after_ms = hedge_after_ms
         self._making: list[_Reply] = []
+        self._asked = ""
+        """The model that answers the request under way."""
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
@@ -273,12 +280,19 @@ class ReplyProcessor(Processor):
         splitter = SentenceSplitter()
         calls: list[ToolCall] = []
         started = False
-        async with self._events(self._request(reply)) as stream:
-            async for event in stream:
-                if not started:
-                    started = True
-                    self.emit(ModelStarted(reply.turn, self._call.now_ms()))
-                self._take(reply, event, splitter, calls)
+        used = Usage()
+        self._asked = self._models.current.name
+        try:
+            async with self._events(self._request(reply)) as stream:
+                async for event in stream:
+                    if not started:
+                        started = True
+                        self.emit(ModelStarted(reply.turn, self._call.now_ms()))
+                    if type(event) is Usage:
+                        used = event
+                    self._take(reply, event, splitter, calls)
+        finally:
+            self._usage.of("llm", self._asked).add_tokens(used)
         self._say_once(reply, splitter.flush())
         return calls
 
@@ -313,6 +327,7 @@ class ReplyProcessor(Processor):
 
         def won(number: int) -> None:
             if number:
+                self._asked = spare.name
                 models.overtaken()
 
         hedge = Hedge(

@@ -17,6 +17,7 @@ from flowcat_server.core.frames import (
 )
 from flowcat_server.core.interfaces import TextToSpeech, Voice
 from flowcat_server.core.processor import Processor
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
@@ -58,6 +59,7 @@ class SpeakProcessor(Processor):
         buffered_ms: Callable[[], int],
         rescue: Rescue,
         bearable_ms: Callable[[], int],
+        usage: UsageMeter,
     ) -> None:
         """Create the stage.
 
@@ -68,6 +70,7 @@ class SpeakProcessor(Processor):
             buffered_ms: How much speech has yet to be heard.
             rescue: What becomes of a call without a voice.
             bearable_ms: How long the next sound may take where another voice could speak.
+            usage: Told what the voices were given and what they made of it.
         """
         self._call = call
         self._speakers = speakers
@@ -75,6 +78,7 @@ class SpeakProcessor(Processor):
         self._buffered_ms = buffered_ms
         self._rescue = rescue
         self._bearable_ms = bearable_ms
+        self._usage = usage
         self._utterances: dict[int, _Utterance] = {}
         self._open_voice()
 
@@ -200,10 +204,14 @@ class SpeakProcessor(Processor):
         transcoder = Transcoder(voice.format, self._audio)
         text, size = spoken.rest, 0
         deadline = Deadline(left, deadline.gap_ms)
+        amount = self._usage.of("tts", speaker.name)
+        amount.characters += len(text)
         async with timed(voice.synthesize(text), deadline, speaker.name) as stream:
             async for speech in stream:
                 payload = transcoder.feed(speech.audio)
+                before_ms = self._audio.duration_ms(size)
                 size += len(payload)
+                amount.audio_ms += self._audio.duration_ms(size) - before_ms
                 words = spoken.take(self._audio.duration_ms(size), speech.words)
                 if payload or words:
                     self.emit(AudioOut(turn, payload, piece, words))

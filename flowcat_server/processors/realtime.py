@@ -152,9 +152,9 @@ class RealtimeProcessor(Processor):
         self._usage = usage
         self._used = Usage()
         """Of the session so far."""
-        self._given_bytes = self._made_bytes = 0
-        """Audio of both ways that `count` has not counted."""
-        self._caller = CallerAudio(source, self._input, self._give, vad)
+        self._made_bytes = 0
+        """Audio of the vendor's that `count` has not counted."""
+        self._caller = CallerAudio(source, self._input, self._inbox.audio, vad)
         self._keypad = Keypad()
         self._keypad_timer: asyncio.Handle | None = None
         self._patience = Patience(call, session.name)
@@ -212,15 +212,11 @@ class RealtimeProcessor(Processor):
     def count(self) -> None:
         """The session is over: tell what it has used and not told of yet."""
         amount = self._usage.of("realtime", self._session.name)
-        amount.audio_ms += self._input.duration_ms(self._given_bytes)
+        amount.audio_ms += self._input.duration_ms(self._inbox.taken_bytes)
         amount.audio_ms += self._output.duration_ms(self._made_bytes)
         amount.add_tokens(self._used)
-        self._given_bytes = self._made_bytes = 0
+        self._inbox.taken_bytes = self._made_bytes = 0
         self._used = Usage()
-
-    def _give(self, payload: bytes, at_ms: int) -> None:
-        self._given_bytes += len(payload)
-        self._inbox.audio(payload, at_ms)
 
     def close(self) -> None:
         self._inbox.close()

@@ -88,8 +88,6 @@ class TranscribeProcessor(Processor):
         self._on_transcript = on_transcript
         self._on_lost = on_lost
         self._usage = usage
-        self._given_bytes = 0
-        """Audio that the provider in use was given and `count` has not counted."""
         self._ring: deque[AudioIn] = deque()
         self._ring_bytes = 0
         self._ring_limit = audio.bytes_for(PREROLL_MS)
@@ -113,7 +111,7 @@ class TranscribeProcessor(Processor):
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:  # goes no further: nobody else listens
             if self._listening:
-                self._give(frame)
+                self._inbox.audio(self._transcoder.feed(frame.payload), frame.at_ms)
             self._ring.append(frame)
             self._ring_bytes += len(frame.payload)
             while self._ring_bytes > self._ring_limit:
@@ -161,19 +159,13 @@ class TranscribeProcessor(Processor):
 
     def count(self) -> None:
         """Tell how much audio the provider in use was given since this was asked last."""
-        if self._given_bytes:
-            amount = self._usage.of("stt", self._transcribers.current.name)
-            amount.audio_ms += self._format.duration_ms(self._given_bytes)
-            self._given_bytes = 0
-
-    def _give(self, frame: AudioIn) -> None:
-        payload = self._transcoder.feed(frame.payload)
-        self._given_bytes += len(payload)
-        self._inbox.audio(payload, frame.at_ms)
+        amount = self._usage.of("stt", self._transcribers.current.name)
+        amount.audio_ms += self._format.duration_ms(self._inbox.taken_bytes)
+        self._inbox.taken_bytes = 0
 
     def _replay(self) -> None:
         for kept in self._ring:
-            self._give(kept)
+            self._inbox.audio(self._transcoder.feed(kept.payload), kept.at_ms)
 
     def _use(self, transcriber: Member[SpeechToText]) -> None:
         """Feed this provider from now on, with the open turn and its pause once more."""

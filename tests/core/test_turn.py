@@ -150,6 +150,12 @@ def test_typing_interrupts_and_ends_a_turn():
     assert ended.speech_end_ms == ended.endpoint_ms == ended.decided_ms == 50
 
 
+def test_typing_waits_for_an_agent_that_always_finishes():
+    call = Script(TurnRules(barge_in=BargeInRules(enabled=False)), speaks=2)
+    (ended,) = call.detector.typed("hello", 50)
+    assert isinstance(ended, TurnEnded)
+
+
 def test_segments_are_joined_in_order_and_replaced():
     call = Script().speech(640).silence(256)
     call.transcript("second", segment=1, answers=False)

@@ -115,6 +115,7 @@ class CallLine:
             transport.output_format, delay_ms=transport.delay_ms, marks=transport.buffers
         )
         self._usage = UsageMeter()
+        self._hanging_up: Callable[[], None] = lambda: None
         self._counting: Callable[[], None] = lambda: None
         """Has the stages enter what they have not told yet."""
         if recorder is not None:
@@ -149,6 +150,7 @@ class CallLine:
     def stop(self) -> None:
         """The call is over: what has been heard by now is all that will be."""
         self._stopped = True
+        self._hanging_up()
         self._play.interrupt()
         self._counting()
         for used in self._usage.told(self._call.now_ms()):
@@ -237,7 +239,7 @@ class CallLine:
             lambda debt, text: ask(text) if debt.stage == "stt" else reply.fill(text),
             reply.give_up,
         )
-        self._opening = reply.greet
+        self._opening, self._hanging_up = reply.greet, turn.hang_up
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, transcribe, reply, idle, dead_air, speak]
@@ -264,7 +266,7 @@ class CallLine:
             parts.vad,
         )
         self._counting = realtime.count
-        self._opening = realtime.greet
+        self._opening, self._hanging_up = realtime.greet, realtime.hang_up
         return [realtime, self._idle(lambda: realtime.caller_speaks, realtime.ask)]
 
     def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:

@@ -50,22 +50,25 @@ class Keypad:
         self._keys.append(key)
         self._due_ms = now_ms + rules.timeout_ms
         if key == rules.terminator:
-            return self._end()
+            return self.finish()
         if len(self._keys) >= (rules.length or MOST):
             self._full_until_ms = self._due_ms
-            return self._end()
+            return self.finish()
         return ""
 
     def tick(self, now_ms: int) -> str:
         """Time has passed; as `press`."""
         due = self.deadline_ms()
-        return self._end() if due is not None and now_ms >= due else ""
+        return self.finish() if due is not None and now_ms >= due else ""
 
     def deadline_ms(self) -> int | None:
         """When `tick` ends the number that is being keyed in; None: none is."""
         return self._due_ms if self._keys else None
 
-    def _end(self) -> str:
+    def finish(self) -> str:
+        """The text of the number that is being keyed in, which ends; empty if none is."""
+        if not self._keys:
+            return ""
         keys = " ".join(self._keys)
         self._keys.clear()
         return f"[keypad: {keys}]"

@@ -185,6 +185,11 @@ class TurnDetector:
             return self._keyed(number, now_ms)
         return self._barge_in.tick(now_ms, speaking=self._speaking) + self._endpoint(now_ms)
 
+    def hang_up(self, now_ms: int) -> list[Frame]:
+        """The call is over: what was being keyed in is the caller's last turn."""
+        number = self._keypad.finish()
+        return [self._at_once(number, now_ms)] if number else []
+
     def deadline_ms(self) -> int | None:
         """When `tick` is wanted next, or None. A `tick` at that time changes something."""
         due = (self._keypad.deadline_ms(), self._barge_in.deadline_ms())

@@ -209,6 +209,12 @@ class RealtimeProcessor(Processor):
         self._inbox.signal(Speak(text))
         self._owe(turn)
 
+    def hang_up(self) -> None:
+        """The call is over; what the caller was keying in is not lost."""
+        number = self._keypad.finish()
+        if number:
+            self._typed(number, interrupts=False)
+
     def count(self) -> None:
         """The session is over: tell what it has used and not told of yet."""
         amount = self._usage.of("realtime", self._session.name)

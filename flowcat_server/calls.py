@@ -19,7 +19,7 @@ import structlog
 
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
-from flowcat_server.core.events import CallEvent, TurnCompleted
+from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.errors import CallRefused, TransportError
 from flowcat_server.metrics import Metrics
@@ -274,14 +274,29 @@ class Calls:
             stack.push_async_callback(close_recording)
             meter = self._metrics.call(incoming.channel, session)
             stack.callback(meter.close)
-            for subscriber in (writer.on_event, meter.on_event, *subscribers):
+            for subscriber in (writer.on_event, meter.on_event, self._on_event, *subscribers):
                 session.subscribe(subscriber)
             await session.run()
 
-    def _watch_budget(self, event: CallEvent) -> None:
-        if self._budget is None or not isinstance(event, TurnCompleted) or event.latency is None:
+    def _on_event(self, event: CallEvent) -> None:
+        if not isinstance(event, TurnCompleted):
             return
-        verdict = self._budget.observe(event.latency)
+        latency = event.latency
+        parts = {f"{part}_ms": ms for part, ms in latency.parts().items()} if latency else {}
+        log.info(
+            "turn_completed",
+            turn=event.turn,
+            interrupted=event.interrupted,
+            total_ms=latency.total_ms if latency else None,
+            **parts,
+        )
+        if latency is not None:
+            self._watch_budget(latency)
+
+    def _watch_budget(self, latency: Latency) -> None:
+        if self._budget is None:
+            return
+        verdict = self._budget.observe(latency)
         if verdict is None:
             return
         self._metrics.over_budget(verdict.stage)

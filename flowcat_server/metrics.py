@@ -57,6 +57,10 @@ METRICS: Final[dict[str, str]] = {
         "(turn.speculation): used, or dropped because the caller went on."
     ),
     "flowcat_tool_duration_seconds": "How long tools ran, by tool and outcome.",
+    "flowcat_usage_total": (
+        "What providers were used for, by kind, provider and unit: input_tokens, output_tokens, "
+        "cached_tokens, characters, audio_seconds. Kind heard: what of it reached callers."
+    ),
     "flowcat_audio_frames_total": "Pieces of audio received (in) and sent (out).",
     "flowcat_media_dropped_frames_total": "Pieces of audio that were dropped, by where.",
     "flowcat_records_dropped_total": "Events and rows that could not be recorded.",
@@ -119,6 +123,7 @@ class CallMetrics:
             "TurnCompleted": metrics._turn,
             "AgentHeard": metrics._heard,
             "ToolEnded": metrics._tool,
+            "UsageCounted": metrics._used,
             "CallEnded": self._ended,
         }
         self.frames = frames
@@ -211,6 +216,9 @@ class Metrics:
             buckets=TOOL_BUCKETS,
             registry=registry,
         )
+        self._usage = Counter(
+            *_named("flowcat_usage_total"), ["kind", "provider", "unit"], registry=registry
+        )
         self._lag = Histogram(
             *_named("flowcat_loop_lag_seconds"), buckets=LAG_BUCKETS, registry=registry
         )
@@ -292,6 +300,18 @@ class Metrics:
             else:
                 self._tools.add(name)
         self._tool_duration.labels(name, str(tool.ok).lower()).observe(tool.duration_ms / 1000)
+
+    def _used(self, used: Any) -> None:
+        amounts = {
+            "input_tokens": used.input_tokens,
+            "output_tokens": used.output_tokens,
+            "cached_tokens": used.cached_tokens,
+            "characters": used.characters,
+            "audio_seconds": used.audio_ms / 1000,
+        }
+        for unit, amount in amounts.items():
+            if amount:
+                self._usage.labels(used.kind, used.provider, unit).inc(amount)
 
     def _ended(self, channel: str, reason: str, duration_ms: int) -> None:
         self._calls.labels(channel, reason).inc()

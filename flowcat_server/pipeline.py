@@ -35,6 +35,7 @@ from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
@@ -121,6 +122,10 @@ class CallLine:
         self.playout = Playout(
             transport.output_format, delay_ms=transport.delay_ms, marks=transport.buffers
         )
+        self._usage = UsageMeter()
+        self._hanging_up: Callable[[], None] = lambda: None
+        self._counting: Callable[[], None] = lambda: None
+        """Has the stages enter what they have not told yet."""
         if recorder is not None:
             self.playout.tap(*_recorded(recorder))
         mode = parts.config.topology.mode
@@ -158,7 +163,11 @@ class CallLine:
     def stop(self) -> None:
         """The call is over: what has been heard by now is all that will be."""
         self._stopped = True
+        self._hanging_up()
         self._play.interrupt()
+        self._counting()
+        for used in self._usage.told(self._call.now_ms()):
+            self._call.publish(used)
 
     # --- the three lists --------------------------------------------------------------------
 
@@ -175,6 +184,7 @@ class CallLine:
             floor=playout,
             endpointing=endpointing,
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
+            keys=lambda: agent.node.keypad,
             backchannel=words.is_backchannel if words is not None else lambda text: False,
             echo=echo.explains,
             after_echo=echo.after,
@@ -233,7 +243,9 @@ class CallLine:
             transport.input_format,
             turn.transcript,
             lost,
+            self._usage,
         )
+        self._counting = transcribe.count
         reply = ReplyProcessor(
             call,
             Lineup(call, "llm", _members(parts.llm, deadlines.llm)),
@@ -242,10 +254,11 @@ class CallLine:
             playout,
             self._actions,
             rescue,
+            self._usage,
             turn_config.dead_air.hedge_after,
             speculates=_speculates(parts),
         )
-        idle = self._idle(lambda: detector.open, ask)
+        idle = self._idle(lambda: detector.open or detector.keying, ask)
         speak = SpeakProcessor(
             call,
             Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
@@ -254,6 +267,7 @@ class CallLine:
             parts.prepared,
             bearable_ms,
             muted,
+            self._usage,
         )
         dead_air = DeadAirProcessor(
             call,
@@ -267,7 +281,7 @@ class CallLine:
             fill,
             reply.give_up,
         )
-        self._opening = reply.greet
+        self._opening, self._hanging_up = reply.greet, turn.hang_up
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, transcribe, reply, idle, dead_air, speak]
@@ -290,9 +304,11 @@ class CallLine:
             transport.input_format,
             transport.output_format,
             self._actions,
+            self._usage,
             parts.vad,
         )
-        self._opening = realtime.greet
+        self._counting = realtime.count
+        self._opening, self._hanging_up = realtime.greet, realtime.hang_up
         return [realtime, self._idle(lambda: realtime.caller_speaks, realtime.ask)]
 
     def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
@@ -308,6 +324,7 @@ class CallLine:
 
     def _on_settled(self, reply: Reply) -> None:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
+        self._usage.settled(reply)
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return

@@ -45,6 +45,8 @@ class LoopbackTransport:
         self.buffers = buffers
         self.heard: list[tuple[int, bytes]] = []
         """What was played: the time at which it sounded, and the audio."""
+        self.handed: list[int] = []
+        """When audio was handed to the wire."""
         self.cleared: list[int] = []
         self.hung_up: str | None = None
         self._answers_marks = marks
@@ -76,7 +78,7 @@ class LoopbackTransport:
             return
         size = self.output_format.bytes_for(FRAME_MS)
         if not self.buffers:
-            audio = source.pull(sink.now_ms(), size)
+            audio = self._pull(sink, source, size)
             if audio:
                 self.heard.append((sink.now_ms() + self.delay_ms, audio))
         else:
@@ -84,9 +86,15 @@ class LoopbackTransport:
             self._play(sink)
         sink.receive_audio(voice)
 
+    def _pull(self, sink: CallSink, source: PlayoutSource, size: int) -> bytes:
+        audio = source.pull(sink.now_ms(), size)
+        if audio:
+            self.handed.append(sink.now_ms())
+        return audio
+
     def _fill(self, sink: CallSink, source: PlayoutSource, size: int) -> None:
         while source.queued() and source.lead_ms(sink.now_ms()) < 400:
-            audio = source.pull(sink.now_ms(), 5 * size)
+            audio = self._pull(sink, source, 5 * size)
             self._ahead += [audio[at : at + size] for at in range(0, len(audio), size)]
         mark = source.take_mark()
         if mark is not None:
@@ -110,6 +118,36 @@ class LoopbackTransport:
     def heard_ms(self) -> int:
         """All audio that was played."""
         return sum(self.output_format.duration_ms(len(audio)) for _, audio in self.heard)
+
+
+def check_latencies(found: Sequence[CallEvent], handed: Sequence[int]) -> None:
+    """The parts of every turn add up to what the wire saw, to the millisecond.
+
+    Args:
+        found: A call's events.
+        handed: When the transport was handed audio.
+    """
+    speaking: int | None = None
+    silent_since = -1
+    began: dict[int, int | None] = {}
+    """Since when the line had been silent when a reply got its sound; None: it was not."""
+    for event in found:
+        if isinstance(event, events.AgentSpeaking):
+            if event.speaking:
+                began[event.turn] = None if silent_since == event.at_ms else silent_since
+            speaking = event.turn if event.speaking else None
+            silent_since = event.at_ms
+        if not isinstance(event, events.TurnCompleted) or event.latency is None:
+            continue
+        parts = event.latency.parts()
+        assert min(parts.values()) >= 0, event
+        first_ms = event.started_ms + sum(parts.values())
+        assert sum(parts.values()) == event.latency.total_ms
+        assert first_ms in handed, f"nothing was sent at {first_ms}: {event}"
+        since = began.get(event.turn)
+        if since is not None:
+            assert first_ms == next(at for at in handed if at > since), event
+    assert speaking is None
 
 
 class Script:
@@ -245,3 +283,4 @@ async def call(
         session.end(ended.CALLER_HUNG_UP)
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    check_latencies(script.events, transport.handed)

@@ -11,7 +11,7 @@ import pytest
 
 from flowcat_server.core import ended, events
 from tests import virtual
-from tests.callscript import call
+from tests.callscript import Script, call
 
 TOPOLOGY = """
 topology:
@@ -83,6 +83,54 @@ async def test_an_interruption_stops_the_agent_and_keeps_what_was_heard(buffers:
     assert script.agent_lines[1] == "First answer."
 
 
+GREETING = "Good morning to you. Calls are recorded, and you may ask for the recording."
+PROTECTED = AGENT.replace("Good morning to you.", f'"{GREETING}", protect_greeting: true')
+PROTECTED_NODE = f"""
+agent: {{graph_inline: {{edges: [], nodes: [{{id: start, type: startCall, data: {{
+  prompt: Be kind., greeting: "{GREETING}", protect_greeting: true}}}}]}}}}
+{TOPOLOGY}"""
+PROTECTED_REALTIME = f"""
+agent: {{prompt: Be kind., greeting: "{GREETING}", protect_greeting: true}}
+topology: {{mode: realtime, provider: scripted, options: {{
+  hears: [hello there], replies: [First answer. It takes a while to say all of it.]}}}}
+"""
+KINDS = {"cascaded": PROTECTED, "node": PROTECTED_NODE, "speech to speech": PROTECTED_REALTIME}
+
+
+@both_wires
+@pytest.mark.parametrize("kind", KINDS)
+@on_virtual_time
+async def test_what_is_said_over_a_protected_greeting_is_answered_afterwards(
+    kind: str, buffers: bool
+):
+    async with call(KINDS[kind], buffers=buffers) as script:
+        await script.passes(600)
+        await script.speaks(640, silence_ms=1500)
+        assert not script.all(events.AgentHeard), "the greeting was over before the caller"
+        greeting = await script.until(events.AgentHeard)
+        await script.until(events.AgentHeard, count=2)
+    assert (greeting.text, greeting.interrupted) == (GREETING, False)
+    assert not script.transport.cleared
+    assert not script.all(events.AgentPaused)
+    assert [e.text for e in script.all(events.CallerText) if e.final] == ["hello there"]
+    assert script.agent_lines[1].startswith("First answer.")
+
+
+@both_wires
+@pytest.mark.parametrize("kind", KINDS)
+@on_virtual_time
+async def test_only_the_greeting_is_protected(kind: str, buffers: bool):
+    yaml = KINDS[kind].replace("First answer.,", "First answer. It takes a while to say it.,")
+    async with call(yaml, buffers=buffers) as script:
+        await script.until(events.AgentHeard)
+        await script.speaks(640)
+        await script.until(events.AgentSpeaking, count=3)
+        await script.passes(400)
+        await script.speaks(640)
+        answer = await script.until(events.AgentHeard, count=2)
+    assert answer.interrupted
+
+
 @both_wires
 @on_virtual_time
 async def test_a_noise_without_words_is_a_short_pause_of_the_agent(buffers: bool):
@@ -128,6 +176,61 @@ topology:
     goodbye_ms = len("Goodbye, and thank you for calling.") * 50
     assert script.transport.heard_ms() - before == pytest.approx(goodbye_ms, abs=60)
     assert script.transport.hung_up == ended.AGENT_ENDED
+
+
+def used(script: Script) -> dict[str, events.UsageCounted]:
+    return {event.kind: event for event in script.all(events.UsageCounted)}
+
+
+@both_wires
+@on_virtual_time
+async def test_what_a_call_has_used_is_told_at_its_end(buffers: bool):
+    async with call(AGENT, buffers=buffers) as script:
+        await script.until(events.AgentHeard)
+        await script.speaks()
+        await script.until(events.AgentHeard, count=2)
+    found = used(script)
+    assert list(found) == ["tts", "heard", "llm", "stt"]
+    said = "Good morning to you." + "First answer."
+    assert found["tts"].characters == found["heard"].characters == len(said)
+    assert found["heard"].audio_ms == sum(e.heard_ms for e in script.all(events.AgentHeard))
+    assert abs(found["tts"].audio_ms - found["heard"].audio_ms) <= 1
+    assert (found["llm"].input_tokens > 10, found["llm"].output_tokens) == (True, 2)
+    # The transcriber takes what came up to the caller's last pause, and not what follows it.
+    turn = script.all(events.TurnCompleted)[-1]
+    assert 0 <= found["stt"].audio_ms - turn.started_ms < 700
+    assert type(script.events[-1]) is events.CallEnded
+
+
+@both_wires
+@on_virtual_time
+async def test_words_that_were_never_heard_were_paid_for_all_the_same(buffers: bool):
+    async with call(AGENT, buffers=buffers) as script:
+        await script.passes(600)
+        await script.speaks(640)
+        await script.until(events.AgentHeard, count=2)
+    found = used(script)
+    cut, answer = script.all(events.AgentHeard)
+    assert cut.interrupted
+    assert found["heard"].characters == len(cut.text) + len("First answer.")
+    assert found["heard"].audio_ms == cut.heard_ms + answer.heard_ms
+    assert found["tts"].characters == len("Good morning to you.") + len("First answer.")
+    assert found["tts"].audio_ms > found["heard"].audio_ms
+
+
+@on_virtual_time
+async def test_each_provider_that_took_part_has_its_own_usage():
+    yaml = AGENT.replace(
+        "tts: {provider: scripted, options: {first_audio_ms: 100, ms_per_char: 50}}",
+        "tts: {provider: scripted, options: {fail: close, ms_per_char: 50}, "
+        "fallback: [{provider: scripted}]}",
+    )
+    async with call(yaml) as script:
+        await script.until(events.AgentHeard)
+    voices = [e for e in script.all(events.UsageCounted) if e.kind == "tts"]
+    assert [voice.provider for voice in voices] == ["topology.tts", "topology.tts.fallback.0"]
+    # The first is asked twice, the second only for what was still to be said.
+    assert voices[0].characters > len("Good morning to you.") > voices[1].characters > 0
 
 
 @on_virtual_time

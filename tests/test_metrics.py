@@ -76,6 +76,7 @@ def test_a_call_is_counted_from_its_events(metrics: Metrics) -> None:
     call.on_event(ev.TurnCompleted(5000, 2, "and?", "We", 4000, interrupted=True, latency=LATENCY))
     call.on_event(ev.TurnCompleted(6000, 3, "well", "", 5500))
     call.on_event(ev.ToolEnded(6100, "t", "hours", "", ok=False, duration_ms=80))
+    call.on_event(ev.UsageCounted(60_000, "tts", "piper", characters=40, audio_ms=2500))
     call.on_event(ev.CallEnded(61_000, ended.AGENT_ENDED))
     call.on_event(ev.CallEnded(61_000, ended.SERVER_ERROR))
     call.close()
@@ -90,6 +91,9 @@ def test_a_call_is_counted_from_its_events(metrics: Metrics) -> None:
     assert found["flowcat_turns_total{outcome=unanswered}"] == 1
     assert found["flowcat_interruptions_total"] == 1
     assert found["flowcat_tool_duration_seconds_count{ok=false,tool=hours}"] == 1
+    assert found["flowcat_usage_total{kind=tts,provider=piper,unit=characters}"] == 40
+    assert found["flowcat_usage_total{kind=tts,provider=piper,unit=audio_seconds}"] == 2.5
+    assert "flowcat_usage_total{kind=tts,provider=piper,unit=input_tokens}" not in found
     assert found["flowcat_turn_latency_seconds_sum{part=total}"] == pytest.approx(1.75)
     parts = [f"flowcat_turn_latency_seconds_sum{{part={part}}}" for part in LATENCY.parts()]
     assert sum(found[part] for part in parts) == pytest.approx(1.75)

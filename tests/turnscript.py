@@ -10,6 +10,7 @@ from flowcat_server.core.audio import PCM_8K
 from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
 from flowcat_server.core.frames import Frame, Interrupted, SpeechPaused, SpeechProbed
+from flowcat_server.core.keypad import Keys
 from flowcat_server.core.turn import TurnDetector, TurnRules
 
 CHUNK_MS = 32
@@ -29,6 +30,8 @@ class Script:
     makes: int | None = None
     """A reply that is being made; nothing is heard of it yet."""
     protected: bool = False
+    keys: Keys | None = None
+    """The agent listens for keys."""
     about_to_ask: bool = False
     echo_until: int = 0
     """What is heard before this is the agent's own sound."""
@@ -43,6 +46,7 @@ class Script:
             self.rules,
             floor=self,
             endpointing=ENDPOINTING,
+            keys=lambda: self.keys,
             backchannel=WORDS.is_backchannel,
             echo=lambda from_ms, to_ms, text: to_ms <= self.echo_until,
             after_echo=Echo(PCM_8K, lambda: self.says).after,
@@ -87,6 +91,12 @@ class Script:
         probe = self.last(SpeechProbed).pause
         self.take(self.detector.transcript(text, 0, probe, self.now))
         return self
+
+    def press(self, key: str) -> list[Frame]:
+        """A key; what comes of it."""
+        frames = self.detector.digit(key, self.now)
+        self.take(frames)
+        return frames
 
     def wakes(self) -> Script:
         """Only the clock goes on, until the detector wants to be woken."""

@@ -8,6 +8,7 @@ import { listDevices, openMicrophone, routeSpeaker } from "./media.js";
 import { Tap, wake } from "./meters.js";
 import "./orb.js";
 import { Transcript } from "./transcript.js";
+import { setMode } from "./waterfall.js";
 
 /** A microphone without any sound for this long is worth a hint. */
 const DEAF_MS = 7000;
@@ -30,7 +31,7 @@ let changedAt = -DOUBLE_MS;
 let liveAt = 0;
 let endReason = "";
 /** What is going on inside the call. */
-const now = { caller: false, agent: false, waiting: false, tool: "" };
+const now = { caller: false, agent: false, held: false, waiting: false, tool: "" };
 
 /* ---------- what the server is ---------- */
 
@@ -45,6 +46,7 @@ async function loadInfo() {
   if (!response.ok) return alarm(new CallFailure("refused", `The server answered ${response.status}.`));
   info = await response.json();
   const { agent, topology, limits = {} } = info;
+  setMode(topology.mode);
   $("agent-name").textContent = agent.name;
   $("agent-description").textContent = agent.description ?? "";
   document.title = `${agent.name} – flowcat`;
@@ -100,7 +102,7 @@ function mood() {
 
 function showMood() {
   const words = { asleep: "", waking: "", listening: "Listening", hearing: "Hearing you", thinking: now.tool ? `Using ${now.tool}` : "Thinking", speaking: "Speaking" };
-  $("activity").textContent = words[mood()];
+  $("activity").textContent = now.held && call?.state === "live" ? "Agent paused" : words[mood()];
 }
 
 /* ---------- the call ---------- */
@@ -113,7 +115,7 @@ async function begin(voice, first) {
   changedAt = performance.now();
   const mine = (call = new Call());
   endReason = "";
-  Object.assign(now, { caller: false, agent: false, waiting: false, tool: "" });
+  Object.assign(now, { caller: false, agent: false, held: false, waiting: false, tool: "" });
   mine.addEventListener("state", () => onState(mine));
   mine.addEventListener("event", (event) => onEvent(/** @type {CustomEvent} */ (event).detail));
   mine.addEventListener("remote", (event) => onRemote(/** @type {CustomEvent} */ (event).detail));
@@ -192,7 +194,8 @@ function onEvent(event) {
   switch (event.type) {
     case "caller_speaking": now.caller = event.speaking; now.waiting = !event.speaking; break;
     case "caller_text": if (event.final) now.waiting = true; break;
-    case "agent_speaking": now.agent = event.speaking; now.waiting = false; break;
+    case "agent_speaking": now.agent = event.speaking; now.held = now.waiting = false; break;
+    case "agent_paused": now.held = event.paused; break;
     case "tool_started": now.tool = event.name; now.waiting = true; break;
     case "tool_ended": now.tool = ""; break;
     case "turn_completed": now.waiting = false; break;

@@ -77,10 +77,20 @@ async function showCall(id) {
     log,
     Object.keys(record.variables ?? {}).length ? h("section", { class: "vars" }, h("h3", {}, "Noted"),
       h("dl", { class: "about" }, ...Object.entries(record.variables).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]))) : "",
+    record.usage?.length ? h("section", { class: "vars" }, h("h3", {}, "Used"),
+      h("dl", { class: "about" }, ...record.usage.flatMap(used))) : "",
   );
   if (audio) audio.addEventListener("timeupdate", () => transcript.mark(audio.currentTime * 1000));
   if (wave) drawWave(wave, audio).catch(() => wave.remove());
 }
+
+const KINDS = { stt: "Speech to text", llm: "Model", tts: "Voice", realtime: "Speech to speech", heard: "Heard" };
+
+/** @param {any} line of usage */
+const used = ({ kind, provider, model, characters, audio_ms: audio, input_tokens: read, output_tokens: written }) => [
+  h("dt", {}, [KINDS[/** @type {keyof typeof KINDS} */ (kind)], provider, model].filter(Boolean).join(" · ")),
+  h("dd", {}, [characters && `${characters} characters`, audio && `${(audio / 1000).toFixed(1)} s of sound`, read && `${read} tokens in`, written && `${written} out`].filter(Boolean).join(", ")),
+];
 
 /** Tells the record again as the events it was made of. @param {Transcript} transcript @param {any} record */
 function replay(transcript, { turns, events = [] }) {

@@ -52,6 +52,7 @@ export class Transcript {
     switch (event.type) {
       case "caller_text": this.#callerText(event); break;
       case "agent_text": this.#agentText(event); break;
+      case "agent_paused": this.#agentPaused(event); break;
       case "agent_heard": this.#agentHeard(event); break;
       case "turn_completed": this.#turnCompleted(event); break;
       case "tool_started": this.#toolStarted(event); break;
@@ -115,6 +116,14 @@ export class Transcript {
   }
 
   /** @param {CallEvent} event */
+  #agentPaused({ turn, paused }) {
+    const line = this.#turn(turn).agent;
+    if (!line) return;
+    line.querySelector(".tag.held")?.remove();
+    if (paused) line.querySelector(".speaker")?.append(h("span", { class: "tag held", "aria-hidden": "true" }, "paused"));
+  }
+
+  /** @param {CallEvent} event */
   #agentHeard({ at_ms: at, turn, text, unheard, interrupted }) {
     if (!text && !unheard) return;
     if (!this.#turn(turn).agent) this.#agentText({ type: "agent_text", at_ms: at, turn, text: text || unheard });
@@ -122,6 +131,7 @@ export class Transcript {
     const line = /** @type {HTMLElement} */ (entry.agent);
     entry.agent = undefined; // "Are you still there?" is a line of its own
     line.classList.toggle("interrupted", Boolean(interrupted));
+    line.querySelector(".tag.held")?.remove();
     if (!unheard) return;
     // Assistive technology does not tell that text is struck, so words do.
     line.querySelector(".body")?.replaceChildren(

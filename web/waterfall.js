@@ -3,13 +3,18 @@ import { h, spell } from "./dom.js";
 
 /** In the order of time; the last column is the key of the agent file that moves the part. */
 const PARTS = [
-  ["endpointing", "Sure that you had finished", "turn.endpointing"],
+  ["endpointing", "Sure that you had finished", "turn.endpointing.min_delay"],
   ["stt_tail", "Transcript complete", "topology.stt"],
   ["llm_first_token", "Model's first word", "topology.llm"],
   ["llm_first_sentence", "First sentence", "topology.llm"],
   ["tts_first_audio", "Voice starts", "topology.tts"],
-  ["send", "On the wire", "transport"],
+  ["send", "On the wire", "limits.max_calls"],
 ];
+
+/** One model moves all but the last. */
+let realtime = false;
+/** @param {string} mode */
+export const setMode = (mode) => { realtime = mode === "realtime"; };
 
 /** @param {number[]} numbers */
 export const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor((numbers.length - 1) / 2)];
@@ -17,7 +22,9 @@ export const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(
 class TurnLatency extends HTMLElement {
   /** @param {Record<string, number>} latency */
   set value(latency) {
-    const parts = PARTS.map(([key, name, setting], index) => ({ name, setting, index, ms: latency[key] ?? 0 }));
+    const parts = PARTS.map(([key, name, moves], index) => ({
+      name, setting: realtime && index < 5 ? `topology.${index ? "model" : "options"}` : moves, index, ms: latency[key] ?? 0,
+    }));
     const total = latency.total ?? parts.reduce((sum, part) => sum + part.ms, 0);
     let at = 0;
     const bars = [];
@@ -28,13 +35,12 @@ class TurnLatency extends HTMLElement {
         bar.style.setProperty("--at", `${at}`);
         return bar;
       };
-      if (ms > 0) bars.push(place(h("i", { class: `p${index}` })));
+      if (ms > 0) bars.push(place(h("i", { class: `p${index}`, title: `${name}: ${ms} ms, moved by ${setting}` })));
       rows.push(
         h("tr", {},
-          h("th", { scope: "row" }, h("i", { class: `swatch p${index}` }), name),
+          h("th", { scope: "row" }, h("i", { class: `swatch p${index}` }), name, h("code", {}, setting)),
           h("td", { class: "track" }, place(h("i", { class: `p${index}` }))),
           h("td", { class: "ms" }, `${ms} ms`),
-          h("td", { class: "setting" }, h("code", {}, setting)),
         ),
       );
       at += ms;
@@ -49,7 +55,7 @@ class TurnLatency extends HTMLElement {
         ),
         h("table", {},
           h("caption", { class: "sr" }, "Parts of the response time"),
-          h("thead", { class: "sr" }, h("tr", {}, ...["Part", "When", "Time", "Setting"].map((name) => h("th", { scope: "col" }, name)))),
+          h("thead", { class: "sr" }, h("tr", {}, ...["Part, moved by", "When", "Time"].map((name) => h("th", { scope: "col" }, name)))),
           h("tbody", {}, ...rows),
         ),
       ),

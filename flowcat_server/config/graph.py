@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from flowcat_server.config.document import Document, Path
 from flowcat_server.config.node import Reader, read_edge, read_node, slug
 from flowcat_server.config.suggest import did_you_mean
 from flowcat_server.core.graph import Edge, Graph, Node, NodeKind
+from flowcat_server.core.keypad import Keys
 from flowcat_server.errors import Problem
 
 BUILT_IN_TOOLS = frozenset({"end_call", "transfer_call"})
@@ -27,9 +28,24 @@ _WRAPPERS = ("workflow_definition", "workflow_json", "graph_spec", "graph")
 _ISOLATED = frozenset({"global", "webhook", "qa", "tuner"})
 
 
-def prompt_graph(prompt: str, greeting: str, tools: Iterable[str] = ()) -> Graph:
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the file's ``agent`` block says of its nodes."""
+
+    greeting: str = ""
+    """The first node's, where that has none."""
+    protect_greeting: bool = False
+    """The first node's."""
+    keypad: Keys | None = None
+    """That of every node which says nothing of it."""
+
+
+def prompt_graph(prompt: str, defaults: Defaults, tools: Iterable[str] = ()) -> Graph:
     """The graph of an agent that has just a prompt: one node, and a way to end the call."""
-    start = Node("start", "start", "start", prompt=prompt, greeting=greeting, tools=tuple(tools))
+    start = Node(
+        "start", "start", "start", prompt=prompt, tools=tuple(tools), keypad=defaults.keypad
+    )
+    start = _opened(start, defaults)
     end = Node("end", "end", "end", prompt="Say goodbye in one short sentence.", say=("Goodbye!",))
     edge = Edge(
         "end",
@@ -44,14 +60,18 @@ def prompt_graph(prompt: str, greeting: str, tools: Iterable[str] = ()) -> Graph
 
 
 def build_graph(
-    document: Document, path: Path = (), *, greeting: str = "", tools: Iterable[str] = ()
+    document: Document,
+    path: Path = (),
+    *,
+    defaults: Defaults = Defaults(),
+    tools: Iterable[str] = (),
 ) -> tuple[Graph | None, list[Problem]]:
     """The graph at a path of a document; None if it has errors.
 
-    `greeting` is the start node's where that has none. `tools` are the names that nodes may use.
+    `tools` are the names that nodes may use.
     """
     builder = _Builder(document, path, frozenset(tools) | BUILT_IN_TOOLS)
-    graph = builder.build(greeting)
+    graph = builder.build(defaults)
     problems = builder.read.problems
     return (None if any(not p.warning for p in problems) else graph), problems
 
@@ -76,11 +96,11 @@ class _Builder:
                     return (*path, name)
         return path
 
-    def build(self, greeting: str) -> Graph | None:
+    def build(self, defaults: Defaults) -> Graph | None:
         if not isinstance(self.read.document.get(self._path), dict):
             self.read.error(self._path, "the graph must be a block with nodes and edges")
             return None
-        nodes = self._nodes()
+        nodes = self._nodes(defaults.keypad)
         edges = self._edges(nodes)
         starts = [node.id for node in nodes.values() if node.kind == "start"]
         if not starts:
@@ -100,15 +120,16 @@ class _Builder:
             # A dangling edge makes what lies behind it look unreachable; one mistake is enough.
             self._check_reachable(nodes, edges, starts[0])
         start = _first_speaking(nodes, edges, starts[0])
-        if greeting and not nodes[start].greeting:
-            nodes[start] = replace(nodes[start], greeting=greeting)
+        nodes[start] = _opened(nodes[start], defaults)
         shared = [node.prompt for node in nodes.values() if node.kind == "global" and node.prompt]
         return Graph(nodes, tuple(_named(edges, nodes)), start, "\n\n".join(shared))
 
-    def _nodes(self) -> dict[str, Node]:
+    def _nodes(self, keypad: Keys | None) -> dict[str, Node]:
         nodes: dict[str, Node] = {}
         for place in self.read.items((*self._path, "nodes")):
             node = read_node(self.read, place, self._tools)
+            if keypad is not None and node.data.get("keypad") is None:
+                node = replace(node, keypad=keypad)
             if not node.id:
                 self.read.error(place, "the node has no id")
             elif node.id in nodes:
@@ -176,6 +197,14 @@ class _Builder:
                     self._places[node.id],
                     f"the node {node.id!r} can never be reached from the start node",
                 )
+
+
+def _opened(node: Node, defaults: Defaults) -> Node:
+    return replace(
+        node,
+        greeting=node.greeting or defaults.greeting,
+        protect_greeting=node.protect_greeting or defaults.protect_greeting,
+    )
 
 
 def _first_speaking(nodes: dict[str, Node], edges: list[Edge], start: str) -> str:

@@ -22,7 +22,7 @@ from flowcat_server.config.document import (
 )
 from flowcat_server.config.expand import UnsetVariable, expand
 from flowcat_server.config.files import parse_text, read_text, shown
-from flowcat_server.config.graph import build_graph, prompt_graph
+from flowcat_server.config.graph import Defaults, build_graph, prompt_graph
 from flowcat_server.config.knowledge import read_facts
 from flowcat_server.config.models import Config
 from flowcat_server.config.overrides import apply_environment, apply_flags
@@ -199,12 +199,16 @@ def _graph(
     agent = document.get(("agent",))
     agent = agent if isinstance(agent, dict) else {}
     greeting = agent.get("greeting")
-    greeting = greeting if isinstance(greeting, str) else ""
+    defaults = Defaults(
+        greeting if isinstance(greeting, str) else "",
+        config is not None and config.agent.protect_greeting,
+        config.agent.keypad.keys() if config is not None and config.agent.keypad else None,
+    )
     tools = _tool_names(document)
     if agent.get("graph_inline") is not None:
         if not isinstance(agent["graph_inline"], dict):
             return None, []  # said by validate()
-        return build_graph(document, ("agent", "graph_inline"), greeting=greeting, tools=tools)
+        return build_graph(document, ("agent", "graph_inline"), defaults=defaults, tools=tools)
     if isinstance(agent.get("graph"), str) and agent["graph"]:
         file = path.parent / agent["graph"]
         try:
@@ -216,10 +220,10 @@ def _graph(
             ]
         files.append(file)
         problems = expand_document(inner, environ)
-        graph, found = build_graph(inner, greeting=greeting, tools=tools)
+        graph, found = build_graph(inner, defaults=defaults, tools=tools)
         return graph, problems + found
     prompt = config.agent.prompt if config is not None else ""
-    return prompt_graph(prompt, greeting, tools), []
+    return prompt_graph(prompt, defaults, tools), []
 
 
 def _tool_names(document: Document) -> list[str]:

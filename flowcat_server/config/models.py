@@ -14,11 +14,32 @@ from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
 from flowcat_server.config.types import Duration, PortRange, Texts
+from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 
 __all__ = ["Agent", "Config", "ProviderSpec", "Topology", "Turn"]
 
 
 # --- agent ------------------------------------------------------------------------------------
+
+
+class Keypad(Block):
+    """Where the agent listens for keys: they interrupt it, and make a number."""
+
+    length: int = Field(
+        default=0, ge=0, le=MOST, description="Keys of a number, which ends with the last; 0: any."
+    )
+    terminator: str = Field(
+        default="#",
+        pattern=f"^[{KEYS}]?$",
+        description='The key that ends a number at once; "" for none.',
+    )
+    timeout: Duration = Field(
+        default=WAIT_MS, description="How long the keypad rests before the number is complete."
+    )
+
+    def keys(self) -> Keys:
+        """The same, for the call."""
+        return Keys(self.length, self.terminator, self.timeout)
 
 
 class Agent(FlowcatBlock):
@@ -32,6 +53,16 @@ class Agent(FlowcatBlock):
     )
     greeting: str = Field(
         default="", description="Exact first words, spoken without asking a model."
+    )
+    protect_greeting: bool = Field(
+        default=False,
+        description="The caller cannot cut off the first words; what is said over them is answered "
+        "afterwards.",
+    )
+    keypad: Keypad | None = Field(
+        default=None,
+        description="Nodes that say nothing of it listen for keys; absent: a number keyed in does "
+        "not interrupt and is answered afterwards.",
     )
     graph: str = Field(default="", description="Graph file (JSON or YAML), relative to this file.")
     graph_inline: dict[str, Any] | None = Field(

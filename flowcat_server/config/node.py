@@ -9,7 +9,9 @@ from typing import Any, Literal
 from flowcat_server.config.document import Document, Path
 from flowcat_server.config.explain import show_value
 from flowcat_server.config.suggest import did_you_mean, listed
+from flowcat_server.config.types import parse_duration
 from flowcat_server.core.graph import Edge, Node, NodeKind, Slot, TransferTarget
+from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 from flowcat_server.errors import Problem
 
 KINDS: dict[str, NodeKind] = {
@@ -32,10 +34,12 @@ KINDS: dict[str, NodeKind] = {
 SLOT_KINDS = ("string", "number", "boolean", "day", "time", "name", "phone", "choice")
 
 NODE_KEYS = (
-    "prompt", "greeting", "allow_interrupt", "allowInterrupt", "tools", "tool_uuids",
-    "extraction_enabled", "extraction_variables", "extraction_prompt", "transfer_targets", "say",
-    "name", "label", "title", "add_global_prompt", "inherit_global_directive",
+    "prompt", "greeting", "protect_greeting", "allow_interrupt", "allowInterrupt", "keypad",
+    "tools", "tool_uuids", "extraction_enabled", "extraction_variables", "extraction_prompt",
+    "transfer_targets", "say", "name", "label", "title", "add_global_prompt",
+    "inherit_global_directive",
 )  # fmt: skip
+KEYPAD_KEYS = ("length", "terminator", "timeout")
 EDGE_KEYS = ("label", "condition", "transition_criteria", "transition_speech", "examples", "speech")
 
 
@@ -99,6 +103,17 @@ class Reader:
                 self.error(path, f"must be true or false; found {show_value(path, value)}")
         return default
 
+    def duration(self, path: Path, default: int) -> int:
+        """Milliseconds."""
+        value = self.document.get(path)
+        if value is None:
+            return default
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.error(path, f"{error}; found {show_value(path, value)}")
+            return default
+
     def items(self, path: Path) -> list[Path]:
         """The paths of the blocks in a list."""
         value = self.document.get(path)
@@ -148,6 +163,8 @@ def read_node(read: Reader, path: Path, known_tools: frozenset[str]) -> Node:
         prompt=read.text((*data, "prompt")),
         greeting=read.text((*data, "greeting")),
         allow_interrupt=read.flag(True, (*data, "allow_interrupt"), (*data, "allowInterrupt")),
+        protect_greeting=read.flag(False, (*data, "protect_greeting")),
+        keypad=_keypad(read, (*data, "keypad")),
         tools=_tools(read, data, known_tools),
         slots=_slots(read, data),
         transfers=_transfers(read, data),
@@ -166,6 +183,33 @@ def _kind(read: Reader, path: Path, node: Path) -> NodeKind:
     else:
         read.warn(node, "the node has no type, so it is never entered")
     return "other"
+
+
+def _keypad(read: Reader, path: Path) -> Keys | None:
+    """``true``, or what makes a number."""
+    value = read.document.get(path)
+    if value is None or isinstance(value, bool):
+        return Keys() if value else None
+    if not isinstance(value, dict):
+        read.error(path, f"must be true, false or a block; found {show_value(path, value)}")
+        return None
+    for name in value:
+        if name not in KEYPAD_KEYS:
+            hint = f"{did_you_mean(name, KEYPAD_KEYS)} (known: {listed(KEYPAD_KEYS)})"
+            read.error((*path, name), f"unknown key {name!r}{hint}", key=True)
+    length = value.get("length", 0)
+    if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length <= MOST:
+        here = (*path, "length")
+        read.error(here, f"must be a number from 0 to {MOST}; found {show_value(here, length)}")
+        length = 0
+    terminator = value.get("terminator", Keys().terminator)
+    key = str(terminator) if isinstance(terminator, int) else terminator
+    if not isinstance(key, str) or len(key) > 1 or key not in KEYS:
+        here = (*path, "terminator")
+        read.error(here, f'must be one of the keys {KEYS}, or "" for none; '
+                         f"found {show_value(here, terminator)}")  # fmt: skip
+        key = ""
+    return Keys(length, key, read.duration((*path, "timeout"), WAIT_MS))
 
 
 def _tools(read: Reader, data: Path, known: frozenset[str]) -> tuple[str, ...]:

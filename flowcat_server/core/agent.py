@@ -58,6 +58,10 @@ class Agent:
         """The conversation has reached an end node."""
         return self.node.kind == "end"
 
+    def interruptible(self, *, first: bool = False) -> bool:
+        """Whether the caller may cut a reply off; `first`: it is the first one in this node."""
+        return self.node.allow_interrupt and not (first and self.node.protect_greeting)
+
     def render(self, text: str) -> str:
         """Fill the call's variables into a text."""
         return render(text, self.variables)

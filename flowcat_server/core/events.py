@@ -201,6 +201,25 @@ class Notice:
 
 
 @dataclass(slots=True, frozen=True)
+class UsageCounted:
+    """What one provider was used for in the whole call; told at its end."""
+
+    at_ms: int
+    kind: str
+    """``stt``, ``llm``, ``tts``, ``realtime``, or ``heard``: what reached the caller's ear."""
+    provider: str
+    """With its model, such as ``openai/gpt-4o-mini``."""
+    characters: int = 0
+    """Given to the voice; of ``heard``: of the words that were heard."""
+    audio_ms: int = 0
+    """Given to speech to text; made by the voice; both ways of speech to speech."""
+    input_tokens: int = 0
+    """Where the provider tells."""
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True, frozen=True)
 class CallEnded:
     """The call is over."""
 
@@ -226,6 +245,7 @@ CallEvent = (
     | Variables
     | DigitPressed
     | Notice
+    | UsageCounted
     | CallEnded
 )
 
@@ -244,5 +264,6 @@ EVENT_NAMES: dict[type, str] = {
     Variables: "variables",
     DigitPressed: "digit_pressed",
     Notice: "notice",
+    UsageCounted: "usage_counted",
     CallEnded: "call_ended",
 }

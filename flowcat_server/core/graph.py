@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flowcat_server.core.keypad import Keys
+
 NodeKind = Literal["start", "agent", "end", "global", "other"]
 
 
@@ -64,6 +66,10 @@ class Node:
     greeting: str = ""
     """Exact words spoken on entering the node, without a model. Holds ``{{variables}}``."""
     allow_interrupt: bool = True
+    protect_greeting: bool = False
+    """The caller cannot cut off the first reply here, but every later one."""
+    keypad: Keys | None = None
+    """What makes a number where the agent listens for keys; None: keys do not interrupt."""
     tools: tuple[str, ...] = ()
     slots: tuple[Slot, ...] = ()
     transfers: tuple[TransferTarget, ...] = ()

@@ -365,7 +365,7 @@ class Truncate:
 
 @dataclass(slots=True, frozen=True)
 class Say:
-    """The caller typed this."""
+    """The caller typed this. What is being said goes on, unless a `Truncate` came first."""
 
     text: str
 

@@ -37,7 +37,7 @@ from flowcat_server.core.frames import (
     TurnEnded,
     TurnSupposed,
 )
-from flowcat_server.core.keypad import WAIT_MS, Keypad
+from flowcat_server.core.keypad import Keypad, Keys
 from flowcat_server.core.language import tokens
 
 ONSET_THRESHOLD = 0.5
@@ -60,7 +60,6 @@ class TurnRules:
     pause_ms: int = 96
     transcript_wait_ms: int = 3000
     barge_in: BargeInRules = field(default_factory=BargeInRules)
-    digit_wait_ms: int = WAIT_MS
     supposes: bool = False
     """Tell of a turn that seems to be over before it is (`TurnSupposed`)."""
 
@@ -78,6 +77,7 @@ class TurnDetector:
         floor: Floor,
         endpointing: Endpointing,
         expects: Callable[[], Expects] = lambda: NOTHING,
+        keys: Callable[[], Keys | None] = lambda: None,
         backchannel: Callable[[str], bool] = lambda text: False,
         echo: Callable[[int, int, str], bool] = lambda from_ms, to_ms, text: False,
         after_echo: Callable[[str, int], str] = lambda text, most: text,
@@ -89,6 +89,7 @@ class TurnDetector:
             floor: What the agent does.
             endpointing: How long to wait after what was said.
             expects: What the agent has asked for.
+            keys: What makes a number where the agent listens for keys; None: it does not.
             backchannel: Whether a text is only that of a listener.
             echo: Whether sound between two times, with this transcript, is the agent's own.
             after_echo: A transcript without the agent's words, which are so many at most, at its
@@ -120,12 +121,18 @@ class TurnDetector:
         """By the sound of it, the caller has not finished."""
         self._supposed = ""
         """What of the open turn was told as its text, unless the caller has gone on since."""
-        self._keypad = Keypad(rules.digit_wait_ms)
+        self._keys = keys
+        self._keypad = Keypad()
 
     @property
     def open(self) -> bool:
         """The caller has begun a turn that has not ended."""
         return self._open
+
+    @property
+    def keying(self) -> bool:
+        """The caller has begun a number on the keypad that has not ended."""
+        return self._keypad.deadline_ms() is not None
 
     @property
     def turn(self) -> int:
@@ -180,20 +187,30 @@ class TurnDetector:
         return self._endpoint(now_ms)
 
     def digit(self, digit: str, now_ms: int) -> list[Frame]:
-        """A DTMF key."""
-        number = self._keypad.press(digit, now_ms)
-        return self._immediate(number, now_ms) if number else []
+        """A DTMF key. It interrupts where the agent listens for keys; elsewhere it is kept."""
+        keys = self._keys()
+        number = self._keypad.press(digit, keys or Keys(), now_ms)
+        if number:
+            return self._keyed(number, now_ms)
+        if number is None or keys is None or self._floor.sounding() is None:
+            return []
+        return self._cut(now_ms)
 
     def typed(self, text: str, now_ms: int) -> list[Frame]:
         """A typed line is a whole turn and interrupts."""
-        return self._immediate(text, now_ms)
+        return [*self._cut(now_ms), self._at_once(text, now_ms)]
 
     def tick(self, now_ms: int) -> list[Frame]:
         """Time has passed."""
         number = self._keypad.tick(now_ms)
         if number:
-            return self._immediate(number, now_ms)
+            return self._keyed(number, now_ms)
         return self._barge_in.tick(now_ms, speaking=self._speaking) + self._endpoint(now_ms)
+
+    def hang_up(self, now_ms: int) -> list[Frame]:
+        """The call is over: what was being keyed in is the caller's last turn."""
+        number = self._keypad.finish()
+        return [self._at_once(number, now_ms)] if number else []
 
     def deadline_ms(self) -> int | None:
         """When `tick` is wanted next, or None. A `tick` at that time changes something."""
@@ -293,11 +310,17 @@ class TurnDetector:
         self._segments.clear()
         self._barge_in.close()
 
-    def _immediate(self, text: str, now_ms: int) -> list[Frame]:
-        frames: list[Frame] = []
+    def _keyed(self, number: str, now_ms: int) -> list[Frame]:
+        """A number is complete: a whole turn, answered after what may not be interrupted."""
+        cut = self._cut(now_ms) if self._keys() is not None else []
+        return [*cut, self._at_once(number, now_ms)]
+
+    def _cut(self, now_ms: int) -> list[Frame]:
         active = self._floor.active()
-        if active is not None and self._floor.interruptible():
-            frames.append(Interrupted(active, now_ms))
+        if active is None or not (self.rules.barge_in.enabled and self._floor.interruptible()):
+            return []
+        return [Interrupted(active, now_ms)]
+
+    def _at_once(self, text: str, now_ms: int) -> TurnEnded:
         self._turn += 1
-        frames.append(TurnEnded(self._turn, text, now_ms, now_ms, now_ms, typed=True))
-        return frames
+        return TurnEnded(self._turn, text, now_ms, now_ms, now_ms, typed=True)

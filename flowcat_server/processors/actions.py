@@ -154,7 +154,7 @@ class Actions:
         node = agent.enter(edge)
         self.enter_node()
         reply = self._playout.reply(turn)
-        if reply is not None and not node.allow_interrupt:
+        if reply is not None and not agent.interruptible(first=True):
             reply.interruptible = False
         self.ending = agent.finished
         speech = [agent.render(edge.speech)] if edge.speech else []

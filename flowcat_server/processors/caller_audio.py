@@ -9,7 +9,7 @@ from flowcat_server.core.audio import AudioFormat, Transcoder
 from flowcat_server.core.frames import AudioIn
 from flowcat_server.core.interfaces import Audio, Vad
 
-HELD_MS = 15_000
+HELD_MS = 60_000
 """Of what the caller says into a reply that may not be interrupted, the last of it is kept."""
 VOICED = 0.5
 """Probability from which a chunk counts as the caller's voice."""

@@ -48,6 +48,8 @@ class Guess:
         self._events: asyncio.Queue[ModelEvent | ProviderError | None] = asyncio.Queue(AHEAD)
         self._results: dict[str, asyncio.Future[ToolResult]] = {}
         self._tasks = [call.spawn("guess", self._read())]
+        self.used = Usage()
+        """Tokens, as far as the model has told."""
         self._pure = True
         """The answer so far changes nothing that a tool may see."""
 
@@ -94,6 +96,8 @@ class Guess:
         await self._events.put(end)
 
     def _look(self, event: ModelEvent) -> None:
+        if isinstance(event, Usage):
+            self.used = event
         if isinstance(event, TextDelta | Usage):
             return
         if self._pure and isinstance(event, ToolCall) and self._actions.harmless(event):

@@ -29,6 +29,8 @@ class Inbox(Generic[Item]):
         self.closed = False
         """The call is over."""
         self.dropped_bytes = 0
+        self.taken_bytes = 0
+        """Audio that the reader was given."""
 
     def audio(self, payload: bytes, at_ms: int) -> None:
         """Add caller audio."""
@@ -60,6 +62,7 @@ class Inbox(Generic[Item]):
                 self._waiter = None
         items = list(self._items)
         self._items.clear()
+        self.taken_bytes += self._audio_bytes
         self._audio_bytes = 0
         return items
 

@@ -46,16 +46,18 @@ from flowcat_server.core.interfaces import (
     SpeechToSpeech,
     ToolCall,
     Truncate,
+    Usage,
     Vad,
 )
-from flowcat_server.core.keypad import Keypad
+from flowcat_server.core.keypad import Keypad, Keys
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderUnavailable
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
-from flowcat_server.processors.caller_audio import CallerAudio
+from flowcat_server.processors.caller_audio import HELD_MS, CallerAudio
 from flowcat_server.processors.deadlines import Deadline, closing
 from flowcat_server.processors.inbox import Inbox
 from flowcat_server.processors.patience import Patience
@@ -116,6 +118,7 @@ class RealtimeProcessor(Processor):
         source: AudioFormat,
         target: AudioFormat,
         actions: Actions,
+        usage: UsageMeter,
         vad: Vad | None = None,
     ) -> None:
         """Create the stage.
@@ -128,6 +131,7 @@ class RealtimeProcessor(Processor):
             source: The call's input format.
             target: The call's output format.
             actions: Carries out tool calls.
+            usage: Told of tokens and audio.
             vad: Tells when the caller's last voiced sample was, for the latency only; None: the
                 vendor's word is taken, which comes after its own waiting.
         """
@@ -141,8 +145,15 @@ class RealtimeProcessor(Processor):
         self._output = choose_format(target, formats)
         self._out = Transcoder(self._output, target)
         self._inbox: Inbox[RealtimeInput] = Inbox(
-            chunk_ms=session.provider.chunk_ms, bytes_per_ms=self._input.bytes_for(1000) / 1000
+            chunk_ms=session.provider.chunk_ms,
+            bytes_per_ms=self._input.bytes_for(1000) / 1000,
+            limit_ms=HELD_MS,  # what was held back comes all at once
         )
+        self._usage = usage
+        self._used = Usage()
+        """Of the session so far."""
+        self._made_bytes = 0
+        """Audio of the vendor's that `count` has not counted."""
         self._caller = CallerAudio(source, self._input, self._inbox.audio, vad)
         self._keypad = Keypad()
         self._keypad_timer: asyncio.Handle | None = None
@@ -170,8 +181,8 @@ class RealtimeProcessor(Processor):
 
     @property
     def caller_speaks(self) -> bool:
-        """The caller has begun a turn that has not ended."""
-        return self._caller_speaks
+        """The caller has begun a turn that has not ended, with the voice or on the keypad."""
+        return self._caller_speaks or self._keypad.deadline_ms() is not None
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
@@ -180,7 +191,7 @@ class RealtimeProcessor(Processor):
             self._typed(frame.text)
         elif type(frame) is Digit:
             self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))
-            self._number(self._keypad.press(frame.digit, self._call.now_ms()))
+            self._pressed(frame.digit)
         else:
             self.emit(frame)
 
@@ -198,6 +209,21 @@ class RealtimeProcessor(Processor):
         self._inbox.signal(Speak(text))
         self._owe(turn)
 
+    def hang_up(self) -> None:
+        """The call is over; what the caller was keying in is not lost."""
+        number = self._keypad.finish()
+        if number:
+            self._typed(number, interrupts=False)
+
+    def count(self) -> None:
+        """The session is over: tell what it has used and not told of yet."""
+        amount = self._usage.of("realtime", self._session.name)
+        amount.audio_ms += self._input.duration_ms(self._inbox.taken_bytes)
+        amount.audio_ms += self._output.duration_ms(self._made_bytes)
+        amount.add_tokens(self._used)
+        self._inbox.taken_bytes = self._made_bytes = 0
+        self._used = Usage()
+
     def close(self) -> None:
         self._inbox.close()
         self._patience.close()
@@ -211,10 +237,20 @@ class RealtimeProcessor(Processor):
             return False
         return not (self._session.interruption and self._playout.interruptible())
 
+    def _pressed(self, key: str) -> None:
+        """A DTMF key. It interrupts where the agent listens for keys; elsewhere it is kept."""
+        rules = self._agent.node.keypad
+        number = self._keypad.press(key, rules or Keys(), self._call.now_ms())
+        if number is None:
+            return
+        if rules is not None and self._playout.sounding() is not None:
+            self._interrupt()
+        self._number(number)
+
     def _number(self, text: str) -> None:
         """A number was keyed in, if there is one; wait for the next key if there is none."""
         if text:
-            self._typed(text)
+            self._typed(text, interrupts=self._agent.node.keypad is not None)
         due = self._keypad.deadline_ms()
         if due is not None and self._keypad_timer is None:
             self._keypad_timer = self._call.call_at(due, self._keypad_rests)
@@ -223,8 +259,8 @@ class RealtimeProcessor(Processor):
         self._keypad_timer = None
         self._number(self._keypad.tick(self._call.now_ms()))
 
-    def _typed(self, text: str) -> None:
-        if self._playout.sounding() is not None:
+    def _typed(self, text: str, *, interrupts: bool = True) -> None:
+        if interrupts and self._playout.sounding() is not None:
             self._interrupt()
         now = self._call.now_ms()
         turn = self._begin(self._turn + 1)
@@ -257,6 +293,7 @@ class RealtimeProcessor(Processor):
     def _take(self, event: RealtimeEvent) -> None:
         match event:
             case AgentAudio(audio, name):
+                self._made_bytes += len(audio)
                 item = self._item(name)
                 if item is not None:
                     self.emit(AudioOut(item.turn, self._out.feed(audio), item.piece))
@@ -276,8 +313,8 @@ class RealtimeProcessor(Processor):
                 self._caller_ends(name)
             case CallerTranscript(text, final, name):
                 self._transcript(text, name, final=final)
-            case _:
-                pass
+            case Usage():
+                self._used = event
 
     # --- the caller's turns -----------------------------------------------------------------
 
@@ -335,7 +372,7 @@ class RealtimeProcessor(Processor):
     def _begin(self, turn: int) -> int:
         """Open a reply in the ledger."""
         self._turn = turn
-        self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
+        self._playout.begin(turn, interruptible=self._agent.interruptible(first=turn == 0))
         return turn
 
     def _owe(self, turn: int) -> None:

@@ -30,10 +30,12 @@ from flowcat_server.core.interfaces import (
     Remember,
     TextDelta,
     ToolCall,
+    Usage,
 )
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderTimeout
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
@@ -96,6 +98,7 @@ class ReplyProcessor(Processor):
         playout: Playout,
         actions: Actions,
         rescue: Rescue,
+        usage: UsageMeter,
         hedge_after_ms: int = 0,
         *,
         speculates: bool = False,
@@ -110,6 +113,7 @@ class ReplyProcessor(Processor):
             playout: The ledger; a reply exists there from its first moment.
             actions: Carries out tool calls.
             rescue: What becomes of a turn without an answer.
+            usage: Told of tokens.
             hedge_after_ms: How late a model may be before the next is asked beside it; 0: never.
             speculates: Begin a reply when the caller seems to have finished.
         """
@@ -120,11 +124,14 @@ class ReplyProcessor(Processor):
         self._playout = playout
         self._actions = actions
         self._rescue = rescue
+        self._usage = usage
         self._hedge_after_ms = hedge_after_ms
         self._speculates = speculates
         self._guess: Guess | None = None
         """A reply to the turn that seems to be over."""
         self._making: list[_Reply] = []
+        self._asked = ""
+        """The model that answers the request under way."""
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
@@ -155,7 +162,7 @@ class ReplyProcessor(Processor):
 
         `late`: the reply before whose next words this one is heard.
         """
-        self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
+        self._playout.begin(turn, interruptible=self._agent.interruptible(first=turn == 0))
         if late is None:
             self._conversation.reply_begins(turn)
         else:
@@ -262,7 +269,9 @@ class ReplyProcessor(Processor):
         guess, self._guess = self._guess, None
         if guess is not None:
             guess.drop()
-            self._models.current.breaker.guesses_dropped += 1
+            model = self._models.current
+            model.breaker.guesses_dropped += 1
+            self._usage.of("llm", model.name).add_tokens(guess.used)
 
     def _take_guess(self, request: ModelRequest) -> Guess | None:
         """The answer that is under way already, if it is one to this request."""
@@ -333,14 +342,21 @@ class ReplyProcessor(Processor):
         splitter = SentenceSplitter()
         calls: list[ToolCall] = []
         started = False
+        used = Usage()
+        self._asked = self._models.current.name
         request = self._request(reply)
         reply.guess = self._take_guess(request)
-        async with self._events(request, reply.guess) as stream:
-            async for event in stream:
-                if not started:
-                    started = True
-                    self.emit(ModelStarted(reply.turn, self._call.now_ms()))
-                self._take(reply, event, splitter, calls)
+        try:
+            async with self._events(request, reply.guess) as stream:
+                async for event in stream:
+                    if not started:
+                        started = True
+                        self.emit(ModelStarted(reply.turn, self._call.now_ms()))
+                    if type(event) is Usage:
+                        used = event
+                    self._take(reply, event, splitter, calls)
+        finally:
+            self._usage.of("llm", self._asked).add_tokens(used)
         self._say_once(reply, splitter.flush())
         return calls
 
@@ -378,6 +394,7 @@ class ReplyProcessor(Processor):
 
         def won(number: int) -> None:
             if number:
+                self._asked = spare.name
                 models.overtaken()
 
         hedge = Hedge(

@@ -17,6 +17,7 @@ from flowcat_server.core.frames import (
 )
 from flowcat_server.core.interfaces import TextToSpeech, Voice
 from flowcat_server.core.processor import Processor
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
@@ -59,6 +60,7 @@ class SpeakProcessor(Processor):
         prepared: Prepared,
         bearable_ms: Callable[[], int],
         on_lost: Callable[[ProviderError], None],
+        usage: UsageMeter,
     ) -> None:
         """Create the stage.
 
@@ -70,6 +72,7 @@ class SpeakProcessor(Processor):
             prepared: Texts that need no voice any more.
             bearable_ms: How long the next sound may take where another voice could speak.
             on_lost: Told that there is no voice left.
+            usage: Told what the voices were given and what they made of it.
         """
         self._call = call
         self._speakers = speakers
@@ -80,6 +83,7 @@ class SpeakProcessor(Processor):
         self._on_lost = on_lost
         self._overtaking: int | None = None
         """The reply that waits for no other."""
+        self._usage = usage
         self._utterances: dict[int, _Utterance] = {}
         self._open_voice()
 
@@ -240,10 +244,14 @@ class SpeakProcessor(Processor):
         transcoder = Transcoder(voice.format, self._audio)
         text, size = spoken.rest, 0
         deadline = Deadline(left, deadline.gap_ms)
+        amount = self._usage.of("tts", speaker.name)
+        amount.characters += len(text)
         async with timed(voice.synthesize(text), deadline, speaker.name) as stream:
             async for speech in stream:
                 payload = transcoder.feed(speech.audio)
+                before_ms = self._audio.duration_ms(size)
                 size += len(payload)
+                amount.audio_ms += self._audio.duration_ms(size) - before_ms
                 words = spoken.take(self._audio.duration_ms(size), speech.words)
                 if payload or words:
                     self.emit(AudioOut(turn, payload, piece, words))

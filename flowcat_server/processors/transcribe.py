@@ -27,6 +27,7 @@ from flowcat_server.core.interfaces import (
     Transcript,
 )
 from flowcat_server.core.processor import Processor
+from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
@@ -68,6 +69,7 @@ class TranscribeProcessor(Processor):
         audio: AudioFormat,
         on_transcript: Callable[[Transcript], None],
         on_lost: Callable[[ProviderError, bool], bool],
+        usage: UsageMeter,
     ) -> None:
         """Create the stage.
 
@@ -78,12 +80,14 @@ class TranscribeProcessor(Processor):
             on_transcript: Told what was heard.
             on_lost: Told that nobody can transcribe, and whether the caller waits for an answer;
                 says whether the call goes on.
+            usage: Told how much audio the providers were given.
         """
         self._call = call
         self._transcribers = transcribers
         self._audio = audio
         self._on_transcript = on_transcript
         self._on_lost = on_lost
+        self._usage = usage
         self._ring: deque[AudioIn] = deque()
         self._ring_bytes = 0
         self._ring_limit = audio.bytes_for(PREROLL_MS)
@@ -152,6 +156,12 @@ class TranscribeProcessor(Processor):
     def owes(self) -> Debt | None:
         """The transcript of what the caller has said."""
         return None if self._owed_ms is None else Debt("stt", self._owed_ms)
+
+    def count(self) -> None:
+        """Tell how much audio the provider in use was given since this was asked last."""
+        amount = self._usage.of("stt", self._transcribers.current.name)
+        amount.audio_ms += self._format.duration_ms(self._inbox.taken_bytes)
+        self._inbox.taken_bytes = 0
 
     def _replay(self) -> None:
         for kept in self._ring:
@@ -239,6 +249,7 @@ class TranscribeProcessor(Processor):
 
     async def _recover(self, error: ProviderError) -> bool:
         """After a failure: False when nobody will transcribe this call any more."""
+        self.count()
         if self._transcribers.failed(error, hurry=self._pause is not None):
             await asyncio.sleep(self._transcribers.delay_ms / 1000)
             return True

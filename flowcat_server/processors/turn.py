@@ -76,6 +76,10 @@ class TurnProcessor(Processor):
             self._call.publish(events.CallerText(now, turn, detector.text, final=False))
         self._send(decided)
 
+    def hang_up(self) -> None:
+        """The call is over; what the caller was keying in is not lost."""
+        self._send(self._detector.hang_up(self._call.now_ms()))
+
     def close(self) -> None:
         self._vad.close()
         if self._timer is not None:

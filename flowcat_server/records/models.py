@@ -161,7 +161,7 @@ class Usage:
     """What one provider was used for, to be summed over a call."""
 
     kind: str
-    """``stt``, ``llm``, ``tts`` or ``realtime``."""
+    """``stt``, ``llm``, ``tts``, ``realtime``, or ``heard``: what reached the caller's ear."""
     provider: str
     model: str = ""
     input_tokens: int = 0

@@ -141,6 +141,9 @@ class CallWriter:
 
     def on_event(self, event: ev.CallEvent) -> None:
         """Take an event of the call."""
+        if isinstance(event, ev.UsageCounted):
+            self.on_usage(_usage(event))
+            return
         kind = type(event)
         value = _VALUE.get(kind)
         if value is None or self.ended or (kind is ev.CallerText and not event.final):  # type: ignore[union-attr]
@@ -336,6 +339,20 @@ class CallWriter:
 def _public(values: Any) -> dict[str, Any]:
     """Without what a provider keeps for itself."""
     return {name: value for name, value in values.items() if not name.startswith("_")}
+
+
+def _usage(told: ev.UsageCounted) -> Usage:
+    provider, _, model = told.provider.partition("/")
+    return Usage(
+        told.kind,
+        provider,
+        model,
+        input_tokens=told.input_tokens,
+        output_tokens=told.output_tokens,
+        cached_tokens=told.cached_tokens,
+        characters=told.characters,
+        audio_ms=told.audio_ms,
+    )
 
 
 def _nothing(text: str) -> str:

@@ -78,6 +78,7 @@ class ApiDoor:
                 "turns": [_turn(turn) for turn in body["turns"]],
                 "events": _events(body["events"], body["tool_calls"]),
                 "tool_calls": body["tool_calls"],
+                "usage": [_used(line) for line in body["usage"]],
                 "variables": body["variables"],
             }
         )
@@ -126,6 +127,11 @@ def _turn(row: Mapping[str, Any]) -> dict[str, Any]:
     answered = all(value is not None for value in parts.values())
     turn["latency"] = {**parts, "total": total} if answered else None
     return turn
+
+
+def _used(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of usage without what it is not counted in."""
+    return {name: value for name, value in row.items() if value or name in ("kind", "provider")}
 
 
 def _events(rows: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -88,6 +88,8 @@ async def talk(page: Page, server: FakeServer) -> None:
     await server.emit("tool_started", tool_call_id="t", name="hours", arguments={"day": "Friday"})
     await server.emit("tool_ended", tool_call_id="t", name="hours", result="9-17", duration_ms=12)
     await server.emit("agent_text", turn=1, text="From nine to five.")
+    await server.emit("agent_text", turn=0, text="Good morning.")
+    await server.emit("agent_paused", turn=0, paused=True)
     await server.emit("agent_heard", turn=1, text="From nine", unheard="to five.", interrupted=True)
     await server.emit(
         "turn_completed", turn=1, caller="a", agent="b", started_ms=0, latency=LATENCY

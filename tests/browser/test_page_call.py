@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.browser.cdp import Page, eventually
-from tests.browser.fake_server import LATENCY, SUGGESTIONS, FakeServer
+from tests.browser.fake_server import INFO, LATENCY, SUGGESTIONS, FakeServer
 
 pytestmark = pytest.mark.browser
 
@@ -213,6 +213,85 @@ async def test_the_waterfall_shows_every_part_and_they_add_up(
         assert abs(right - left) < 1, "each part begins where the one before it ends"
     widths = [right - left for left, right in boxes]
     assert widths[0] / widths[4] == pytest.approx(310 / 138, rel=0.02)
+
+
+KEYS = [
+    "turn.endpointing.min_delay",
+    "topology.stt",
+    "topology.llm",
+    "topology.llm",
+    "topology.tts",
+    "limits.max_calls",
+]
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (360, 740)], ids=["desk", "phone"])
+async def test_each_part_names_the_key_that_moves_it(
+    open_page: OpenPage, server: FakeServer, size: tuple[int, int]
+) -> None:
+    page = await open_page(size=size)
+    await start(page)
+    await server.emit(
+        "turn_completed", turn=1, caller="a", agent="b", started_ms=0, latency=LATENCY
+    )
+    await page.wait_for_text("turn-latency summary", "600 ms")
+    await page.click("turn-latency summary")
+    shown = await page.evaluate(
+        "[...document.querySelectorAll('turn-latency code')]"
+        ".filter((code) => code.checkVisibility()).map((code) => code.innerText)"
+    )
+    assert shown == KEYS
+    bars = await page.evaluate(
+        "[...document.querySelectorAll('turn-latency .track i')]"
+        ".map((bar) => bar.getBoundingClientRect().width)"
+    )
+    assert min(bars) >= 2
+    assert bars[0] == max(bars) > 30
+    tips = await page.evaluate("[...document.querySelectorAll('.spark i')].map((bar) => bar.title)")
+    assert tips[0] == "Sure that you had finished: 310 ms, moved by turn.endpointing.min_delay"
+    overflows = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert await page.evaluate(overflows) <= 0
+
+
+async def test_speech_to_speech_has_keys_of_its_own(
+    open_page: OpenPage, server: FakeServer
+) -> None:
+    server.info = {**INFO, "topology": {"mode": "realtime"}}
+    page = await open_page()
+    await start(page)
+    await server.emit(
+        "turn_completed", turn=1, caller="a", agent="b", started_ms=0, latency=LATENCY
+    )
+    await page.wait_for_text("turn-latency summary", "600 ms")
+    await page.click("turn-latency summary")
+    shown = await page.evaluate(
+        "[...document.querySelectorAll('turn-latency code')].map((code) => code.innerText)"
+    )
+    assert shown == ["topology.options", *["topology.model"] * 4, "limits.max_calls"]
+
+
+async def test_an_agent_that_holds_its_breath_says_so(
+    open_page: OpenPage, server: FakeServer
+) -> None:
+    page = await open_page()
+    await start(page)
+    await server.emit("agent_text", turn=1, text="We are open from nine to five.")
+    await server.emit("agent_speaking", turn=1, speaking=True)
+    await page.wait_for_text("#activity", "Speaking")
+    await server.emit("agent_paused", turn=1, paused=True)
+    await page.wait_for_text("#activity", "Agent paused")
+    assert await page.text(".line.agent .tag.held") == "paused"
+    hidden = "document.querySelector('.tag.held').getAttribute('aria-hidden')"
+    assert await page.evaluate(hidden) == "true", "it would be read out at every cough"
+    await server.emit("agent_paused", turn=1, paused=False)
+    await page.wait_for_text("#activity", "Speaking")
+    assert await page.evaluate("document.querySelectorAll('.tag.held').length") == 0
+    await server.emit("agent_paused", turn=1, paused=True)
+    await server.emit("agent_speaking", turn=1, speaking=False)
+    await server.emit("agent_heard", turn=1, text="We are", unheard="open.", interrupted=True)
+    await page.wait_for_text(".line.agent", "interrupted")
+    await page.wait_for_text("#activity", "Listening")
+    assert await page.evaluate("document.querySelectorAll('.tag.held').length") == 0
 
 
 async def test_a_slower_turn_has_a_longer_bar(open_page: OpenPage, server: FakeServer) -> None:

@@ -124,6 +124,20 @@ async def test_a_call_without_recording_shows_what_was_noted(
     assert "name Ada" in await page.text("#detail .vars")
 
 
+async def test_what_a_call_has_used_is_shown(open_page: OpenPage, past: FakeServer) -> None:
+    past.records["b"]["usage"] = [
+        {"kind": "tts", "provider": "piper", "model": "joe", "characters": 310, "audio_ms": 21_480},
+        {"kind": "heard", "provider": "", "characters": 290, "audio_ms": 20_000},
+        {"kind": "llm", "provider": "openai", "input_tokens": 900, "output_tokens": 60},
+    ]
+    page = await open_page("#/history/b")
+    await page.wait_for_text("#detail", "Used")
+    used = " ".join((await page.text("#detail .vars:last-child")).split())
+    assert "Voice · piper · joe 310 characters, 21.5 s of sound" in used
+    assert "Heard 290 characters, 20.0 s of sound" in used
+    assert "Model · openai 900 tokens in, 60 out" in used
+
+
 async def test_deleting_asks_first(open_page: OpenPage, past: FakeServer) -> None:
     page = await open_page("#/history/b")
     await page.wait_for_text("#detail", "No recording.")

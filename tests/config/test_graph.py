@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 
 from flowcat_server.config.document import Document
-from flowcat_server.config.graph import build_graph, prompt_graph
+from flowcat_server.config.graph import Defaults, build_graph, prompt_graph
 from flowcat_server.config.yaml import parse_yaml
 from flowcat_server.core.graph import Graph
+from flowcat_server.core.keypad import Keys
 
 
 def node(identity: str, kind: str, **data: Any) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def build(
     nodes: list[Any], edges: list[Any], *, greeting: str = "", tools: tuple[str, ...] = ()
 ) -> tuple[Graph | None, list[str]]:
     spec = {"nodes": nodes, "edges": edges}
-    graph, problems = build_graph(Document(spec), greeting=greeting, tools=tools)
+    graph, problems = build_graph(Document(spec), defaults=Defaults(greeting), tools=tools)
     return graph, [("warning: " if p.warning else "") + p.message for p in problems]
 
 
@@ -227,6 +228,23 @@ def test_other_kinds_are_carried_silently(kind: str) -> None:
 
 
 def test_a_prompt_alone_gets_all_tools() -> None:
-    graph = prompt_graph("Help.", "Hi.", ["find"])
+    graph = prompt_graph("Help.", Defaults("Hi."), ["find"])
     assert graph.nodes[graph.start].tools == ("find",)
     assert graph.outgoing(graph.start)[0].target == "end"
+
+
+def test_what_the_agent_says_of_keys_is_for_nodes_that_say_nothing_of_them() -> None:
+    own = {"length": 4}
+    nodes = [
+        node("s", "startCall", prompt="Hi"),
+        node("a", "agent", prompt="Hi", keypad=own),
+        node("b", "agent", prompt="Hi", keypad=False),
+        node("c", "agent", prompt="Hi", keypad=True),
+    ]
+    spec = {"nodes": nodes, "edges": [edge("s", "a"), edge("s", "b"), edge("s", "c")]}
+    shared = Keys(length=2, terminator="")
+    graph, problems = build_graph(Document(spec), defaults=Defaults(keypad=shared))
+    assert graph is not None
+    assert problems == []
+    keypads = [found.keypad for found in graph.nodes.values()]
+    assert keypads == [shared, Keys(length=4), None, Keys()]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flowcat_server.config.load import Loaded, load, load_text
 from flowcat_server.config.types import Ports
+from flowcat_server.core.keypad import Keys
 from flowcat_server.errors import ConfigError
 
 GOOD = Path(__file__).parent.parent / "corpus" / "config" / "good"
@@ -58,6 +59,9 @@ def test_a_file_with_every_block_loads_in_milliseconds() -> None:
     assert config.topology.llm.timeout == 2000
     assert config.topology.stt.fallback[0].provider == "whisper"
     assert config.topology.llm.fallback[0].options == {"base_url": "http://127.0.0.1:8080/v1"}
+    nodes = loaded.graph.nodes
+    assert [node.keypad for node in nodes.values() if node.keypad] == [Keys(4, "*", 3000)]
+    assert nodes[loaded.graph.start].protect_greeting
     assert config.turn.endpointing.max_delay == 2500
     assert config.turn.deadlines.llm.first == 5000
     assert config.turn.deadlines.tts.first == 1500
@@ -74,6 +78,8 @@ def test_the_short_form_is_a_graph_of_one_node_that_can_end() -> None:
     start = loaded.graph.nodes[loaded.graph.start]
     assert start.prompt == "You answer the phone of a bakery."
     assert start.greeting == "Hello, Corner Bakery."
+    assert start.protect_greeting
+    assert start.keypad == Keys(length=6)
     (edge,) = loaded.graph.outgoing(start.id)
     assert loaded.graph.nodes[edge.target].kind == "end"
 

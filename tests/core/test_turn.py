@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.frames import (
     Frame,
     Interrupted,
@@ -15,6 +16,7 @@ from flowcat_server.core.frames import (
     TurnDropped,
     TurnEnded,
 )
+from flowcat_server.core.keypad import Keys
 from flowcat_server.core.turn import TurnRules
 from tests.turnscript import CHUNK_MS, ENDPOINTING, Script
 
@@ -113,12 +115,45 @@ def test_hash_ends_a_number_at_once():
     assert ended.text == "[keypad: 7 #]"
 
 
+def test_a_key_interrupts_where_the_agent_listens():
+    call = Script(speaks=2, keys=Keys())
+    (interrupted,) = call.press("7")
+    assert interrupted == Interrupted(2, call.now)
+    assert call.press("#") == [TurnEnded(1, "[keypad: 7 #]", 0, 0, 0, typed=True)]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Script(speaks=2),
+        Script(speaks=2, keys=Keys(), protected=True),
+        Script(TurnRules(barge_in=BargeInRules(enabled=False)), speaks=2, keys=Keys()),
+    ],
+    ids=["nobody listens", "protected", "interruption off"],
+)
+def test_elsewhere_a_key_is_kept(call: Script):
+    assert call.press("7") == []
+    assert call.press("#") == [TurnEnded(1, "[keypad: 7 #]", 0, 0, 0, typed=True)]
+
+
+def test_a_complete_number_interrupts_an_answer_in_the_making():
+    call = Script(makes=2, keys=Keys())
+    assert call.press("7") == []
+    assert [type(frame) for frame in call.press("#")] == [Interrupted, TurnEnded]
+
+
 def test_typing_interrupts_and_ends_a_turn():
     call = Script(speaks=2)
     interrupted, ended = call.detector.typed("hello", 50)
     assert isinstance(interrupted, Interrupted)
     assert isinstance(ended, TurnEnded)
     assert ended.speech_end_ms == ended.endpoint_ms == ended.decided_ms == 50
+
+
+def test_typing_waits_for_an_agent_that_always_finishes():
+    call = Script(TurnRules(barge_in=BargeInRules(enabled=False)), speaks=2)
+    (ended,) = call.detector.typed("hello", 50)
+    assert isinstance(ended, TurnEnded)
 
 
 def test_segments_are_joined_in_order_and_replaced():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from flowcat_server.core.interfaces import ModelEvent, ModelRequest, TextDelta, ToolCall
+from flowcat_server.core.interfaces import ModelEvent, ModelRequest, TextDelta, ToolCall, Usage
 from flowcat_server.errors import ProviderError
 
-Step = str | float | ToolCall | ProviderError
-"""Text, a wait in seconds, a tool call, or a failure."""
+Step = str | float | ToolCall | Usage | ProviderError
+"""Text, a wait in seconds, a tool call, the tokens so far, or a failure."""
 
 
 class Thinker:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from flowcat_server.core import ended, events
 from flowcat_server.core.breaker import Breaker, BreakerRules
+from flowcat_server.core.interfaces import Usage
 from flowcat_server.errors import (
     ProviderBusy,
     ProviderError,
@@ -184,6 +185,13 @@ def test_a_model_that_is_late_is_overtaken_by_the_next():
     assert slow.cancelled == 1
     assert shared.llm[0].breaker.hedges_lost == 1
     assert script.all(events.Notice) == []
+
+
+def test_tokens_are_those_of_the_model_that_was_heard():
+    slow, fast = Thinker([1.5, "Too late.", Usage(9, 9)]), Thinker(["Here.", Usage(1), Usage(7, 2)])
+    script, _ = hedged(slow, fast)
+    (used,) = [event for event in script.all(events.UsageCounted) if event.kind == "llm"]
+    assert (used.provider, used.input_tokens, used.output_tokens) == ("llm.1", 7, 2)
 
 
 def test_the_first_to_answer_is_heard_though_it_was_late():

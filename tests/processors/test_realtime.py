@@ -32,6 +32,7 @@ from flowcat_server.core.interfaces import (
     ToolSpec,
     Truncate,
     Update,
+    Usage,
 )
 from flowcat_server.errors import ProviderUnavailable
 from flowcat_server.processors.reply import MAX_ROUNDS
@@ -523,6 +524,22 @@ async def test_a_transfer_waits_for_its_announcement():
         vendor.send(*says("a", "One second please.", 500))
         over = await script.until(events.CallEnded)
     assert (over.reason, over.detail) == (ended.AGENT_TRANSFERRED, "desk")
+
+
+@on_virtual_time
+async def test_tokens_and_audio_of_both_ways_are_told_at_the_end():
+    vendor = Vendor()
+    async with led(vendor) as script:
+        vendor.send(Usage(10, 5, 2))
+        await greeted(script, vendor)
+        vendor.send(Usage(30, 9, 4))
+        await script.passes(400)
+        lasted_ms = script.session.now_ms()
+    heard, session = script.all(events.UsageCounted)
+    assert (heard.kind, heard.characters, heard.audio_ms) == ("heard", 20, 600)
+    assert (session.kind, session.provider) == ("realtime", "scripted")
+    assert (session.input_tokens, session.output_tokens, session.cached_tokens) == (30, 9, 4)
+    assert abs(session.audio_ms - 600 - lasted_ms) <= 40
 
 
 # --- keys, typing, a caller who is quiet ----------------------------------------------------------

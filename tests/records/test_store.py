@@ -163,6 +163,19 @@ async def test_usage_is_kept(store: Store) -> None:
     assert call.usage[0]["input_tokens"] == 120
 
 
+async def test_usage_that_the_call_tells_is_kept(store: Store) -> None:
+    writer = await store.call_accepted(row("a1"))
+    writer.on_event(ev.UsageCounted(9, "llm", "openai/gpt/mini", input_tokens=120))
+    writer.on_event(ev.UsageCounted(9, "heard", "", characters=33, audio_ms=2100))
+    await store.call_ended("a1", ev.CallEnded(10, ended.CALLER_HUNG_UP))
+
+    call = await store.get_call("a1")
+    assert call is not None
+    model, heard = call.usage
+    assert (model["provider"], model["model"], model["input_tokens"]) == ("openai", "gpt/mini", 120)
+    assert (heard["kind"], heard["characters"], heard["audio_ms"]) == ("heard", 33, 2100)
+
+
 async def test_card_numbers_never_reach_the_file(tmp_path: Path) -> None:
     store = await Store.open(directory=tmp_path)
     writer = await store.call_accepted(row("a1"))

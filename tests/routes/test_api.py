@@ -103,7 +103,13 @@ async def test_one_call_is_shown_with_turns_latency_and_events(tmp_path: Path):
         await house.free()
         status, body = await get(house, f"/api/calls/{call_id}")
         assert status == 200
-        assert body.keys() == {"call", "turns", "events", "tool_calls", "variables"}
+        assert body.keys() == {"call", "turns", "events", "tool_calls", "usage", "variables"}
+        used = {line["kind"]: line for line in body["usage"]}
+        assert used["tts"].keys() == {"kind", "provider", "characters", "audio_ms"}
+        heard = used["heard"]
+        assert heard["characters"] == sum(len(turn["agent"]) for turn in body["turns"])
+        assert heard["audio_ms"] == sum(turn["heard_ms"] for turn in body["turns"])
+        assert used["llm"]["output_tokens"] > 0
         assert body["call"]["id"] == call_id
         assert body["variables"]["caller_number"] == "+15550100"
         assert body["turns"][0]["agent"].startswith("Good morning")

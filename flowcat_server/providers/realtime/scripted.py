@@ -29,6 +29,7 @@ from flowcat_server.core.interfaces import (
     Speak,
     ToolCall,
     ToolResult,
+    Truncate,
 )
 from flowcat_server.providers import tones
 from flowcat_server.providers.drills import FaultOptions, FaultPlan
@@ -143,8 +144,10 @@ class _Model:
         """Take input."""
         if isinstance(item, Audio):
             self._listen(item, now)
+        elif isinstance(item, Truncate):
+            if item.item == self._item:
+                self._interrupt(now)
         elif isinstance(item, Say):
-            self._interrupt(now)
             self._answer(item.text, now)
         elif isinstance(item, Speak):
             self.say(item.text or OPENING, now)

@@ -321,7 +321,8 @@ class JitterBuffer:
             lost = min(gap, missing * self._frame)
             if gap > lost:
                 self._silence(gap - lost)
-            self._conceal(first, lost)
+            if lost:  # nothing is, where the one before was held back as far too late
+                self._conceal(first, lost)
             self._position = first.timestamp
         self._next_seq = seq
 

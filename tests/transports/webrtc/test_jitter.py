@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowcat_server.transports.webrtc.jitter import (
@@ -359,6 +359,7 @@ def test_our_own_pause_is_not_the_networks() -> None:
     assert line.ms == 36 * 20
 
 
+@example([(0, 0, 0, 0, False), (2, 33_600, 0, 480, False), (1, 0, 301, 480, False)])
 @given(
     st.lists(
         st.tuples(

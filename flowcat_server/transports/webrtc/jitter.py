@@ -193,6 +193,9 @@ class JitterBuffer:
             self._start(seq, packet, now_ms)
             self._release(packet, now_ms)
         elif ticks and self._is_stale(packet, now_ms):
+            while self._pending and signed(self._first()[0] - seq, 16) < 0:
+                self._give_up(now_ms)
+                self._drain(now_ms)
             self._next_seq = (seq + 1) & 0xFFFF
             self._hold_back(packet, now_ms)
         elif step == 0:

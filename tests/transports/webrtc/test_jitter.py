@@ -359,6 +359,7 @@ def test_our_own_pause_is_not_the_networks() -> None:
     assert line.ms == 36 * 20
 
 
+@example([(0, 0, 0, 0, False), (2, 33_600, 0, 480, False), (3, 0, 301, 480, False)])
 @example([(0, 0, 0, 0, False), (2, 33_600, 0, 480, False), (1, 0, 301, 480, False)])
 @given(
     st.lists(

@@ -126,14 +126,14 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         stt=plugs.get("stt", ()),
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),
-        realtime=plugs["realtime"][0].plug if "realtime" in plugs else None,
+        realtime=plugs.get("realtime", ()),
     )
     for candidate in built.parts.llm:
         if isinstance(candidate.plug, KnowsAgent):
             await candidate.plug.prepare(loaded.graph, loaded.knowledge)
     if built.parts.tts:
         await built.parts.tts[0].plug.prepare(first_texts(built.parts))
-        progress.say("the greeting is prepared")
+        progress.say("the first words are prepared")
     return built
 
 
@@ -182,16 +182,20 @@ async def _start(plug: Any, used: Used, progress: Progress) -> None:
 def first_texts(parts: Parts) -> list[str]:
     """Texts that must be ready when the first call comes: the greeting and what fills a gap."""
     turn, graph = parts.config.turn, parts.profile.graph
+    if parts.realtime:
+        return _rendered(parts, turn.dead_air.filler)
     greeting = graph.nodes[graph.start].greeting
     return _rendered(parts, [greeting, *turn.dead_air.filler, *turn.idle.say])
 
 
 def later_texts(parts: Parts) -> list[str]:
     """Other texts that will be spoken word for word, the likely ones first."""
-    nodes = parts.profile.graph.nodes.values()
-    texts = [fact.answer for fact in parts.profile.knowledge]
-    texts += [text for node in nodes for text in (node.greeting, *node.say)]
-    texts += [target.say for node in nodes for target in node.transfers]
+    texts: list[str] = []
+    if not parts.realtime:  # else the model speaks for itself
+        nodes = parts.profile.graph.nodes.values()
+        texts += [fact.answer for fact in parts.profile.knowledge]
+        texts += [text for node in nodes for text in (node.greeting, *node.say)]
+        texts += [target.say for node in nodes for target in node.transfers]
     dead_air = parts.config.turn.dead_air
     texts += [*dead_air.say, *dead_air.goodbye]
     texts += [dead_air.transfer.say] if dead_air.transfer else []

@@ -8,17 +8,23 @@ vendor says of a response that was cut off is dropped until that response ends.
 
 Where the agent may not be interrupted, the caller's audio is held back and follows when the agent
 has finished: the vendor cannot be distracted by what it does not hear, and no word is lost.
+
+A session that fails is followed by another, perhaps with another vendor, that knows what was
+heard so far. What the caller said and nobody has written down or answered is sent once more; an
+answer that broke off is gone on with behind the last word that was surely said.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flowcat_server.core import events
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.frames import (
     AgentText,
     AudioIn,
@@ -28,7 +34,9 @@ from flowcat_server.core.frames import (
     Interrupted,
     ModelStarted,
     PieceEnded,
-    SpeechEnded,
+    ReplyEnded,
+    SpeechPaused,
+    SpeechStarted,
     TextIn,
     TurnEnded,
 )
@@ -37,6 +45,10 @@ from flowcat_server.core.interfaces import (
     AgentTranscript,
     CallerSpeaking,
     CallerTranscript,
+    Correct,
+    GoOn,
+    Message,
+    Probe,
     RealtimeEvent,
     RealtimeInput,
     RealtimeSetup,
@@ -52,14 +64,18 @@ from flowcat_server.core.keypad import Keypad
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
-from flowcat_server.errors import ProviderError, ProviderUnavailable
+from flowcat_server.core.speech import Reply
+from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.caller_audio import CallerAudio
-from flowcat_server.processors.deadlines import Deadline, closing
+from flowcat_server.processors.dead_air import Debt
+from flowcat_server.processors.ears import Ears
 from flowcat_server.processors.inbox import Inbox
-from flowcat_server.processors.patience import Patience
+from flowcat_server.processors.lineup import Lineup
+from flowcat_server.processors.rescue import Rescue
 from flowcat_server.processors.rounds import ToolRounds
+from flowcat_server.processors.sessions import Sessions
 from flowcat_server.processors.transcribe import choose_format
 
 ITEMS_KEPT = 32
@@ -68,15 +84,9 @@ TURNS_KEPT = 16
 """Turns of the caller whose transcript is waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A speech-to-speech provider and how a call uses it."""
-
-    name: str
-    provider: SpeechToSpeech
-    deadline: Deadline
-    interruption: bool = True
-    """False: the agent always finishes."""
+STALE_MS = 1500
+"""A session that takes over is told of the caller's voice late; what ended so long ago does not
+interrupt."""
 
 
 @dataclass(slots=True)
@@ -100,6 +110,21 @@ class _Said:
     decided_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A reply at the end of a session's history that may not be heard whole."""
+
+    index: int
+    reply: Reply
+    first: int
+    last: int
+    """Its pieces there, `last` exclusive."""
+
+    def texts(self, pieces: Sequence[str]) -> str:
+        """What these pieces come to."""
+        return " ".join(text for text in pieces[self.first : self.last] if text)
+
+
 class RealtimeProcessor(Processor):
     """Feeds one speech-to-speech session and enters what it says in the ledger.
 
@@ -110,52 +135,72 @@ class RealtimeProcessor(Processor):
     def __init__(
         self,
         call: Call,
-        session: Session,
+        providers: Lineup[SpeechToSpeech],
         agent: Agent,
+        conversation: Conversation,
         playout: Playout,
         source: AudioFormat,
         target: AudioFormat,
         actions: Actions,
+        rescue: Rescue,
+        *,
+        interruption: bool,
+        can_say: Callable[[], bool],
+        watch: Callable[[], None],
         vad: Vad | None = None,
     ) -> None:
         """Create the stage.
 
         Args:
             call: The owner.
-            session: The provider.
+            providers: The provider and its fallbacks.
             agent: Where the call is in the graph.
+            conversation: What was said so far, for a session that takes over.
             playout: The ledger.
             source: The call's input format.
             target: The call's output format.
             actions: Carries out tool calls.
-            vad: Tells when the caller's last voiced sample was, for the latency only; None: the
-                vendor's word is taken, which comes after its own waiting.
+            rescue: What becomes of a turn without an answer.
+            interruption: False: the agent always finishes.
+            can_say: Whether there is a voice for fixed words, an `AgentText` with a text.
+            watch: To be called when a sound begins to be owed.
+            vad: Tells when the caller's last voiced sample was, for the latency, and to notice a
+                session that does not listen; None: the vendor's word is taken, which comes after
+                its own waiting.
         """
         self._call = call
-        self._session = session
+        self._providers = providers
         self._agent = agent
+        self._conversation = conversation
         self._playout = playout
+        self._target = target
+        self._source = source
         self._actions = actions
-        formats = session.provider.formats
-        self._input = choose_format(source, formats)
-        self._output = choose_format(target, formats)
-        self._out = Transcoder(self._output, target)
-        self._inbox: Inbox[RealtimeInput] = Inbox(
-            chunk_ms=session.provider.chunk_ms, bytes_per_ms=self._input.bytes_for(1000) / 1000
-        )
-        self._caller = CallerAudio(source, self._input, self._inbox.audio, vad)
+        self._rescue = rescue
+        self._interruption = interruption
+        self._can_say = can_say
+        self._watch = watch
+        self._caller = CallerAudio(source, vad, lambda: self._ears.voice())
+        self._ears = Ears(call, self._caller, self._ask_for_sign)
         self._keypad = Keypad()
         self._keypad_timer: asyncio.Handle | None = None
-        self._patience = Patience(call, session.name)
         self._caller_speaks = False
         self._onset_ms = 0
         self._turn = 0
         """The last turn's number."""
         self._said: deque[_Said] = deque(maxlen=TURNS_KEPT)
+        self._voice_ms = 0
+        """End of the caller's voice in the turn that is being answered."""
         self._owed: int | None = None
         """The reply that the vendor's next response belongs to."""
         self._response: int | None = None
         """The reply whose response is under way."""
+        self._since_ms = 0
+        """Since when its next sound is owed."""
+        self._exact = ""
+        """The words that were asked for, if they were."""
+        self._answer: list[int] = []
+        """The pieces said of it so far, also by sessions before."""
         self._unasked: int | None = None
         """The reply under way, when the vendor began it before it told of any turn."""
         self._cut = False
@@ -163,8 +208,19 @@ class RealtimeProcessor(Processor):
         self._items: dict[str, _Item | None] = {}
         """The vendor's items; None: dropped."""
         self._calls: list[ToolCall] = []
-        self._rounds = ToolRounds(call, agent, actions, self._inbox.signal, self._acted)
-        self._task = call.spawn("realtime", self._converse())
+        self._opened = False
+        self._given_up = False
+        """The session was left because the caller has waited for too long."""
+        self._again: _Said | None = None
+        """The turn whose audio was sent once more: the vendor will tell of it again."""
+        self._late = False
+        """What the vendor tells of first is what was sent once more."""
+        self._shown: _Shown | None = None
+        self._use()
+        self._rounds = ToolRounds(call, agent, actions, conversation, self._signal, self._acted)
+        self._sessions = Sessions(
+            call, providers, self._open, self._take, self._lost, self._tools_return
+        )
 
     # --- from the call ----------------------------------------------------------------------
 
@@ -188,19 +244,18 @@ class RealtimeProcessor(Processor):
         """The call begins: the agent speaks first."""
         self._actions.enter_node()
         self._begin(0)
-        self._owe(0)
-        if not self._agent.node.greeting:
-            self._inbox.signal(Speak())
+        self._owe(0, self._agent.render(self._agent.node.greeting))
 
     def ask(self, text: str) -> None:
         """Have the agent say something that nobody asked for."""
         turn = self._begin(self._turn + 1)
-        self._inbox.signal(Speak(text))
-        self._owe(turn)
+        self._signal(Speak(text))
+        self._owe(turn, text)
 
     def close(self) -> None:
         self._inbox.close()
-        self._patience.close()
+        self._sessions.close()
+        self._ears.close()
         self._caller.close()
         if self._keypad_timer is not None:
             self._keypad_timer.cancel()
@@ -209,7 +264,7 @@ class RealtimeProcessor(Processor):
         """The agent speaks, or is about to, and may not be interrupted."""
         if self._playout.active() is None:
             return False
-        return not (self._session.interruption and self._playout.interruptible())
+        return not (self._interruption and self._playout.interruptible())
 
     def _number(self, text: str) -> None:
         """A number was keyed in, if there is one; wait for the next key if there is none."""
@@ -229,32 +284,214 @@ class RealtimeProcessor(Processor):
         now = self._call.now_ms()
         turn = self._begin(self._turn + 1)
         self._call.publish(events.CallerText(now, turn, text, final=True, typed=True))
+        self._conversation.caller(text, turn)
         self.emit(TurnEnded(turn, text, now, now, now, typed=True))
-        self._inbox.signal(Say(text))
+        if self._rescue.over:
+            self.emit(ReplyEnded(turn))
+            return
+        self._signal(Say(text))
         self._owe(turn)
+
+    def _signal(self, item: RealtimeInput) -> None:
+        self._inbox.signal(item)
+
+    # --- for the watch over dead air --------------------------------------------------------
+
+    def owes(self) -> Debt | None:
+        """The sound that the vendor or a tool owes."""
+        if self._rescue.over:
+            return None
+        unnoticed_ms = self._ears.unnoticed_ms
+        if unnoticed_ms is not None:
+            return Debt("realtime", unnoticed_ms)
+        if self._caller_speaks:
+            return None
+        running = self._rounds.running
+        if running is not None and self._owed is None:
+            return Debt("tool", self._since_ms)
+        owed = self._owed is not None or self._response is not None
+        return Debt("realtime", self._since_ms) if owed else None
+
+    def fill(self, text: str) -> None:
+        """Say something while a sound is late."""
+        if not self._can_say():
+            return
+        turn = self._turn_owed()
+        if turn is not None:
+            self.emit(AgentText(turn, text, self._call.now_ms()))
+        else:
+            self._say(self._begin(self._turn + 1), text)
+
+    def give_up(self) -> bool:
+        """Nothing was said for too long; False: an answer that has begun is not given up."""
+        debt = self.owes()
+        if debt is None or debt.stage != "realtime" or self._answer:
+            return False
+        self._given_up = self._sessions.give_up(self._call.now_ms() - debt.since_ms)
+        return self._given_up
+
+    def _turn_owed(self) -> int | None:
+        """The reply of which a sound is owed."""
+        running = self._rounds.running
+        if self._response is not None:
+            return self._response
+        return self._owed if self._owed is not None or running is None else running[0]
+
+    def _say(self, turn: int, text: str) -> None:
+        """Have fixed words end a reply."""
+        splitter = SentenceSplitter()
+        for sentence in (*splitter.feed(text), splitter.flush()):
+            if sentence:
+                self.emit(AgentText(turn, sentence, self._call.now_ms()))
+        self.emit(ReplyEnded(turn))
 
     # --- the session ------------------------------------------------------------------------
 
-    async def _converse(self) -> None:
+    def _use(self) -> None:
+        """Feed the provider in use from now on, with what nobody has answered."""
+        provider = self._providers.current.plug
+        self._input = choose_format(self._source, provider.formats)
+        self._output = choose_format(self._target, provider.formats)
+        self._out = Transcoder(self._output, self._target)
+        self._inbox: Inbox[RealtimeInput] = Inbox(
+            chunk_ms=provider.chunk_ms, bytes_per_ms=self._input.bytes_for(1000) / 1000
+        )
+        self._caller.connect(self._input, self._inbox.audio)
+
+    def _open(self) -> tuple[RealtimeSetup, Inbox[RealtimeInput]]:
+        """What the next session begins with."""
+        if self._opened:
+            self._use()
+        greeting, history = "", self._history() if self._opened else []
+        if self._owed is not None:
+            greeting = self._wish(self._owed)
+        if not self._protected():
+            self._caller.send()
+        self._opened = True
         agent = self._agent
         setup = RealtimeSetup(
             instructions=agent.system_prompt(),
             tools=agent.tools(),
             input=self._input,
             output=self._output,
-            greeting=agent.render(agent.node.greeting),
+            greeting=greeting,
+            history=history,
         )
-        try:
-            async with closing(self._session.provider.converse(setup, self._inbox)) as session:
-                async for event in session:
-                    self._take(event)
-            if not self._inbox.closed:
-                raise ProviderUnavailable(self._session.name, "the session ended before the call")
-        except ProviderError as error:
-            error.stage = "realtime"
-            raise
+        return setup, self._inbox
+
+    def _history(self) -> list[Message]:
+        """What was said so far, without fillers in front of an answer that is yet to come."""
+        messages = self._conversation.messages()
+        end = self._conversation.open_end()
+        if end is None:
+            return messages
+        reply, first = end
+        if reply.turn == self._owed and not self._answer:
+            messages.pop()
+        else:
+            self._shown = _Shown(len(messages) - 1, reply, first, len(reply.pieces))
+        return messages
+
+    def _wish(self, turn: int) -> str:
+        """Have the session owe what its predecessor did; returns its greeting."""
+        self._sessions.expect_first()
+        if self._exact and not self._opened:
+            return self._exact
+        untold = next((said for said in self._said if said.turn == turn), None)
+        self._said.clear()
+        said = self._answered()
+        if self._exact:
+            rest = " ".join(self._exact.split()[len(said.split()) :])
+            self._signal(Speak(rest) if rest else GoOn(said))
+        elif said:
+            self._signal(GoOn(said))
+        elif untold is not None:
+            self._again = untold
+            self._said.append(untold)
+        else:
+            self._signal(Speak())
+        return ""
+
+    def _answered(self) -> str:
+        """What was said of the answer that is owed."""
+        turn = self._turn_owed()
+        reply = self._playout.reply(turn) if turn is not None else None
+        texts = [reply.pieces[piece].text for piece in self._answer] if reply is not None else []
+        return " ".join(text for text in texts if text)
+
+    def _lost(self, error: ProviderError) -> bool:
+        """A session has failed; says whether another is opened."""
+        waiting = self._caller_speaks or self._ears.sign()
+        self._break_off()
+        turn = self._turn_owed()
+        waiting = waiting or turn is not None
+        given_up, self._given_up = self._given_up, False
+        if self._rescue.over:
+            return False
+        again = self._providers.failed(error, hurry=None if waiting else False)
+        if not again or given_up:
+            return self._turn_lost(turn, error, waiting=waiting)
+        return True
+
+    def _break_off(self) -> None:
+        """What the session was saying ends here, at the last word that was surely said."""
+        if self._response is not None:
+            self._items_ended(self._response, broken=True)
+            self._owed, self._response = self._response, None
+        self._items.clear()
+        self._calls.clear()
+        self._cut = False
+        self._late = True
+        self._unasked = self._again = self._shown = None
+        if self._caller_speaks:  # the next session will notice, or not
+            self._caller_speaks = False
+            self._call.publish(events.CallerSpeaking(self._call.now_ms(), speaking=False))
+
+    def _turn_lost(self, turn: int | None, error: ProviderError, *, waiting: bool) -> bool:
+        """Nobody can help with this turn; says whether the call goes on."""
+        rescue = self._rescue
+        self._owed = None
+        self._rounds.drop()
+        self._said.clear()
+        self._caller.answered(self._call.now_ms())
+        if self._actions.closing:  # all that was to be said is lost
+            if turn is not None:
+                self.emit(ReplyEnded(turn))
+            self._actions.finish()
+            return False
+        text = rescue.turn_failed(error) if self._can_say() else ""
+        if not self._can_say() or (rescue.over and not text):
+            rescue.finish(error)
+            return False
+        if waiting or rescue.over:
+            self._say(self._begin(self._turn + 1) if turn is None else turn, text)
+        self._providers.begin()
+        return not rescue.over
+
+    def voice_lost(self, error: ProviderError) -> None:
+        """There is no voice for fixed words any more."""
+        self._call.trouble("tts", "tts_failed", error)
+        if self._rescue.over:
+            self._rescue.finish(error)
+
+    async def _tools_return(self) -> None:
+        """Wait for tools under way: the next session is to know what came of them."""
+        running = self._rounds.running
+        if running is not None:
+            await asyncio.wait([running[1]])
+
+    def _ask_for_sign(self, voice_ms: int) -> bool:
+        """The vendor tells nothing of what the caller said: see whether it is there."""
+        if self._rescue.over or self._caller.held or self._turn_owed() is not None:
+            return False
+        self._signal(Probe())
+        self._sessions.expect_first()
+        self.emit(SpeechPaused(voice_ms, 0))
+        return True
 
     def _take(self, event: RealtimeEvent) -> None:
+        if self._ears.sign() and self._turn_owed() is None:
+            self._sessions.rest()
         match event:
             case AgentAudio(audio, name):
                 item = self._item(name)
@@ -283,14 +520,25 @@ class RealtimeProcessor(Processor):
 
     def _caller_begins(self) -> None:
         now = self._call.now_ms()
+        self._caller.noticed()
+        if self._again is not None:
+            return  # it is being told of a turn that is known
         self._caller_speaks = True
         self._onset_ms = now
         self._call.publish(events.CallerSpeaking(now, speaking=True))
-        if not self._protected():
+        self.emit(SpeechStarted(now))
+        stale = self._late and 0 <= self._caller.last_voice_ms < now - STALE_MS
+        if not self._protected() and not stale:
             self._interrupt(by_voice=True)
 
     def _caller_ends(self, item: str) -> None:
         now = self._call.now_ms()
+        self._caller.noticed()
+        self._late = False
+        again, self._again = self._again, None
+        if again is not None:
+            again.item = item
+            return
         self._caller_speaks = self._cut = False
         self._call.publish(events.CallerSpeaking(now, speaking=False))
         voice = self._caller.last_voice_ms
@@ -300,6 +548,7 @@ class RealtimeProcessor(Processor):
         """The caller has finished; what they said is yet to be told."""
         now = self._call.now_ms()
         said = _Said(item, self._begin(self._turn + 1), speech_end_ms, now)
+        self._voice_ms = speech_end_ms
         self._said.append(said)
         self.emit(TurnEnded(said.turn, "", speech_end_ms, now, now))
         self._owe(said.turn)
@@ -316,6 +565,8 @@ class RealtimeProcessor(Processor):
         if said is None or not final:
             return
         self._said.remove(said)
+        self._conversation.caller(text, said.turn)
+        self._caller.answered(said.speech_end_ms)
         reply = self._playout.reply(said.turn)
         if text and reply is not None and not reply.settled:
             decided = said.decided_ms
@@ -336,27 +587,38 @@ class RealtimeProcessor(Processor):
         """Open a reply in the ledger."""
         self._turn = turn
         self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
+        self._conversation.reply_begins(turn)
         return turn
 
-    def _owe(self, turn: int) -> None:
-        """The vendor's next response belongs to this reply."""
+    def _owe(self, turn: int, exact: str = "") -> None:
+        """The vendor's next response belongs to this reply; `exact`: the words asked for."""
         earlier, self._owed = self._owed, turn
-        self._patience.expect(self._session.deadline.first_ms)
+        self._exact, self._answer = exact, []
+        self._since_ms = self._call.now_ms()
+        self._providers.begin()
+        self._sessions.expect_first()
+        self._watch()
         if earlier is not None and earlier != turn:
-            self.emit(SpeechEnded(earlier))  # the vendor answers both at once
+            self.emit(ReplyEnded(earlier))  # the vendor answers both at once
 
     def _respond(self) -> int:
         """The vendor responds; returns the reply that this belongs to."""
-        self._patience.expect(self._session.deadline.gap_ms)
+        self._go_on()
         if self._response is None:
             turn, self._owed = self._owed, None
             if turn is None:
                 turn = self._unasked = self._begin(self._turn + 1)
+                self._exact, self._answer = "", []
             else:
                 self._unasked = None
             self._response = turn
             self.emit(ModelStarted(turn, self._call.now_ms()))
         return self._response
+
+    def _go_on(self) -> None:
+        """There is a sign of the answer: the next one is due."""
+        self._since_ms = self._call.now_ms()
+        self._sessions.expect_more()
 
     def _item(self, name: str) -> _Item | None:
         """What the vendor says belongs to this item; None if nobody is to hear it."""
@@ -368,17 +630,18 @@ class RealtimeProcessor(Processor):
             if reply is None or reply.settled:
                 return None
             if item.turn == self._response:
-                self._patience.expect(self._session.deadline.gap_ms)
+                self._go_on()
             return item
         if len(self._items) >= ITEMS_KEPT:
             del self._items[next(iter(self._items))]
         if self._cut:
             self._items[name] = None
-            self._inbox.signal(Truncate(name, 0))
+            self._signal(Truncate(name, 0))
             return None
         turn = self._respond()
         reply = self._playout.reply(turn)
         item = self._items[name] = _Item(turn, len(reply.pieces) if reply is not None else 0)
+        self._answer.append(item.piece)
         self.emit(AgentText(turn, "", self._call.now_ms()))
         return item
 
@@ -411,19 +674,30 @@ class RealtimeProcessor(Processor):
             return
         if self._response is None:
             self._owed = None  # it had nothing to say
-        self._response = None
-        self._patience.rest()
         self._items_ended(turn)
+        self._done(turn)
+
+    def _done(self, turn: int) -> None:
+        """A response has been given in full."""
+        self._response = None
+        if self._owed == turn:
+            self._owed = None
+        self._exact, self._answer = "", []
+        self._since_ms = self._call.now_ms()
+        self._sessions.rest()
+        self._providers.succeeded()
+        self._rescue.turn_went_well()
+        self._caller.answered(self._voice_ms)
         calls, self._calls = self._calls, []
         if calls:
             self._rounds.begin(turn, calls)
         else:
-            self.emit(SpeechEnded(turn))
+            self.emit(ReplyEnded(turn))
         if self._owed is not None:
-            self._patience.expect(self._session.deadline.first_ms)
+            self._sessions.expect_first()
 
-    def _items_ended(self, turn: int) -> None:
-        """A response has ended: so have its texts and its audio."""
+    def _items_ended(self, turn: int, *, broken: bool = False) -> None:
+        """A response has ended, or broken off: so have its texts and its audio."""
         mine = [item for item in self._items.values() if item is not None and item.turn == turn]
         for item in mine:
             self._publish(turn, item.splitter.flush())
@@ -432,6 +706,8 @@ class RealtimeProcessor(Processor):
             if rest:
                 self.emit(AudioOut(turn, rest, mine[-1].piece))
         for item in mine:
+            if broken:
+                self._playout.cut_short(turn, item.piece)
             self.emit(PieceEnded(turn, item.piece))
 
     def _interrupt(self, *, by_voice: bool = False) -> None:
@@ -447,19 +723,30 @@ class RealtimeProcessor(Processor):
         for name, item in self._items.items():
             heard = self._playout.heard_so_far_ms(item.turn, now) if item is not None else []
             if item is not None and item.piece < len(heard):
-                self._inbox.signal(Truncate(name, heard[item.piece]))
+                self._signal(Truncate(name, heard[item.piece]))
         self._cut = self._response is not None or (by_voice and self._owed is not None)
-        self._response = self._owed = self._unasked = None
+        self._response = self._owed = self._unasked = self._again = None
+        self._exact, self._answer = "", []
         self._calls.clear()
         self._out.flush()
-        self._patience.rest()
+        self._sessions.rest()
         self._rounds.drop()
         self.emit(Interrupted(active, now))
+        self._correct()
         self._rounds.tell_node()  # a goodbye may have been taken back
+
+    def _correct(self) -> None:
+        """The session was told of more than was heard in the end."""
+        shown, self._shown = self._shown, None
+        if shown is None or not shown.reply.settled:
+            return
+        heard = shown.texts(shown.reply.heard)
+        if heard != shown.texts([piece.text for piece in shown.reply.pieces]):
+            self._signal(Correct(shown.index, heard))
 
     def _acted(self, turn: int, again: bool) -> None:
         """A reply's tools have returned; `again`: the vendor was asked to go on with them."""
         if again and self._owed is None and self._response is None:
             self._owe(turn)
         else:
-            self.emit(SpeechEnded(turn))
+            self.emit(ReplyEnded(turn))

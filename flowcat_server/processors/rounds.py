@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from flowcat_server.core.agent import Agent
+from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.interfaces import RealtimeInput, ToolCall, ToolResult, Update
 from flowcat_server.processors.actions import Actions, Outcome
 from flowcat_server.processors.call import Call
@@ -37,6 +38,7 @@ class ToolRounds:
         call: Call,
         agent: Agent,
         actions: Actions,
+        conversation: Conversation,
         signal: Callable[[RealtimeInput], None],
         done: Callable[[int, bool], None],
     ) -> None:
@@ -46,12 +48,14 @@ class ToolRounds:
             call: The owner.
             agent: Where the call is in the graph; the vendor has the current node's instructions.
             actions: Carries out tool calls.
+            conversation: Where they are entered with their results.
             signal: Takes input for the vendor.
             done: Told the reply whose tools have returned, and whether it goes on.
         """
         self._call = call
         self._agent = agent
         self._actions = actions
+        self._conversation = conversation
         self._signal = signal
         self._done = done
         self._round: _Round | None = None
@@ -63,6 +67,12 @@ class ToolRounds:
         number = last.number + 1 if last is not None and last.turn == turn else 1
         self._round = work = _Round(turn, calls, number)
         work.task = self._call.spawn(f"tools-{turn}", self._act(work))
+
+    @property
+    def running(self) -> tuple[int, asyncio.Task[None]] | None:
+        """The reply whose tools are being run, and the task that does."""
+        work = self._round
+        return (work.turn, work.task) if work is not None and work.task is not None else None
 
     def drop(self) -> None:
         """The caller interrupted: tools are stopped, the vendor gets what results there are."""
@@ -93,9 +103,10 @@ class ToolRounds:
 
     def _tell_results(self, work: _Round, *, respond: bool) -> None:
         last = work.calls[-1]
-        for call in work.calls:
-            outcome = work.outcomes.get(call.id)
-            result = _told(outcome) if outcome is not None else UNFINISHED
+        outcomes = [work.outcomes.get(call.id) for call in work.calls]
+        results = [_told(o) if o is not None else UNFINISHED for o in outcomes]
+        self._conversation.tool_round(work.turn, work.calls, results)
+        for call, result in zip(work.calls, results, strict=True):
             self._signal(ToolResult(call.id, result, respond=respond and call is last))
 
 

@@ -237,6 +237,13 @@ class CallLine:
         turn = parts.config.turn
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         voices = _members(parts.tts, turn.deadlines.tts)
+
+        def watch() -> None:
+            dead_air.watch()
+
+        def bearable_ms() -> int:
+            return dead_air.bearable_ms()
+
         realtime = RealtimeProcessor(
             call,
             Lineup(call, "realtime", _members(parts.realtime, turn.deadlines.llm)),
@@ -249,7 +256,7 @@ class CallLine:
             rescue,
             interruption=turn.interruption.enabled,
             can_say=lambda: announce.able,
-            watch=lambda: dead_air.watch(),
+            watch=watch,
             vad=parts.vad,
         )
         announce = AnnounceProcessor(
@@ -257,7 +264,7 @@ class CallLine:
             Lineup(call, "tts", voices) if voices else None,
             transport.output_format,
             playout,
-            lambda: dead_air.bearable_ms(),
+            bearable_ms,
             realtime.voice_lost,
         )
         dead_air = DeadAirProcessor(

@@ -365,8 +365,7 @@ class Speak:
 
 @dataclass(slots=True, frozen=True)
 class GoOn:
-    """Another session's answer broke off behind `said`, the last words of the history: say the
-    rest."""
+    """Another session's answer broke off behind `said`, the last words of the history: go on."""
 
     said: str
 

@@ -22,18 +22,12 @@ VOICED = 0.5
 class CallerAudio:
     """Converts the caller's audio for the vendor; can hold it back, and send it once more."""
 
-    def __init__(
-        self,
-        source: AudioFormat,
-        vad: Vad | None,
-        on_voice: Callable[[], None],
-    ) -> None:
+    def __init__(self, source: AudioFormat, vad: Vad | None) -> None:
         """Start; `connect` says who listens.
 
         Args:
             source: The call's format.
             vad: Measures when the caller's voice ended; None: nobody does.
-            on_voice: Told of each voiced chunk.
         """
         self._source = source
         self._kept: deque[AudioIn] = deque()
@@ -41,7 +35,8 @@ class CallerAudio:
         self._unsent = 0
         """Of the frames kept, the last so many have not been sent."""
         self._answered_ms = -1
-        self._on_voice = on_voice
+        self.on_voice: Callable[[], None] = lambda: None
+        """Called for each voiced chunk."""
         self._vad = vad.open(self._on_chunk) if vad is not None else None
         self._to_vad = Transcoder(source, vad.format) if vad is not None else None
         self.last_voice_ms = -1
@@ -112,4 +107,4 @@ class CallerAudio:
         if probability >= VOICED and self._vad is not None:
             self.last_voice_ms = at_ms
             self.voiced_ms += self._vad.chunk_ms
-            self._on_voice()
+            self.on_voice()

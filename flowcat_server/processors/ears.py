@@ -32,16 +32,12 @@ class Ears:
         """
         self._call = call
         self._caller = caller
+        caller.on_voice = self._voice
         self._ask = ask
         self._timer: asyncio.Handle | None = None
         self._sign_ms = -1
         self.unnoticed_ms: int | None = None
         """The end of speech about which the vendor is silent, although it was asked."""
-
-    def voice(self) -> None:
-        """The caller makes a sound; called for every chunk of it."""
-        if self._timer is None:
-            self._timer = self._call.call_at(self._call.now_ms() + UNNOTICED_MS, self._look)
 
     def sign(self) -> bool:
         """The vendor has said something; says whether that was in doubt."""
@@ -49,10 +45,19 @@ class Ears:
         doubted, self.unnoticed_ms = self.unnoticed_ms is not None, None
         return doubted
 
+    def forget(self) -> None:
+        """The caller was told that they were not heard."""
+        self.unnoticed_ms = None
+        self._caller.noticed()
+
     def close(self) -> None:
         """The call is over."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _voice(self) -> None:
+        if self._timer is None:
+            self._timer = self._call.call_at(self._call.now_ms() + UNNOTICED_MS, self._look)
 
     def _look(self) -> None:
         self._timer = None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flowcat_server.core import events
@@ -38,6 +38,7 @@ from flowcat_server.core.frames import (
     SpeechPaused,
     SpeechStarted,
     TextIn,
+    TurnDropped,
     TurnEnded,
 )
 from flowcat_server.core.interfaces import (
@@ -45,7 +46,6 @@ from flowcat_server.core.interfaces import (
     AgentTranscript,
     CallerSpeaking,
     CallerTranscript,
-    Correct,
     GoOn,
     Message,
     Probe,
@@ -64,13 +64,13 @@ from flowcat_server.core.keypad import Keypad
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
-from flowcat_server.core.speech import Reply
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.caller_audio import CallerAudio
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.ears import Ears
+from flowcat_server.processors.history import History
 from flowcat_server.processors.inbox import Inbox
 from flowcat_server.processors.lineup import Lineup
 from flowcat_server.processors.rescue import Rescue
@@ -84,6 +84,8 @@ TURNS_KEPT = 16
 """Turns of the caller whose transcript is waited for."""
 
 
+UNHURRIED_MS = 1000
+"""Before providers that have all failed are tried again while the caller waits for nothing."""
 STALE_MS = 1500
 """A session that takes over is told of the caller's voice late; what ended so long ago does not
 interrupt."""
@@ -110,19 +112,15 @@ class _Said:
     decided_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """A reply at the end of a session's history that may not be heard whole."""
+@dataclass(slots=True)
+class _Answer:
+    """What a response is to say, and has said."""
 
-    index: int
-    reply: Reply
-    first: int
-    last: int
-    """Its pieces there, `last` exclusive."""
-
-    def texts(self, pieces: Sequence[str]) -> str:
-        """What these pieces come to."""
-        return " ".join(text for text in pieces[self.first : self.last] if text)
+    turn: int
+    exact: str = ""
+    """The words that were asked for; empty: its own."""
+    pieces: list[int] = field(default_factory=list)
+    """Said so far, also by sessions before."""
 
 
 class RealtimeProcessor(Processor):
@@ -180,7 +178,7 @@ class RealtimeProcessor(Processor):
         self._interruption = interruption
         self._can_say = can_say
         self._watch = watch
-        self._caller = CallerAudio(source, vad, lambda: self._ears.voice())
+        self._caller = CallerAudio(source, vad)
         self._ears = Ears(call, self._caller, self._ask_for_sign)
         self._keypad = Keypad()
         self._keypad_timer: asyncio.Handle | None = None
@@ -191,16 +189,12 @@ class RealtimeProcessor(Processor):
         self._said: deque[_Said] = deque(maxlen=TURNS_KEPT)
         self._voice_ms = 0
         """End of the caller's voice in the turn that is being answered."""
-        self._owed: int | None = None
-        """The reply that the vendor's next response belongs to."""
-        self._response: int | None = None
-        """The reply whose response is under way."""
+        self._owed: _Answer | None = None
+        """The vendor's next response."""
+        self._response: _Answer | None = None
+        """The response under way."""
         self._since_ms = 0
-        """Since when its next sound is owed."""
-        self._exact = ""
-        """The words that were asked for, if they were."""
-        self._answer: list[int] = []
-        """The pieces said of it so far, also by sessions before."""
+        """Since when the next sound is owed."""
         self._unasked: int | None = None
         """The reply under way, when the vendor began it before it told of any turn."""
         self._cut = False
@@ -215,7 +209,7 @@ class RealtimeProcessor(Processor):
         """The turn whose audio was sent once more: the vendor will tell of it again."""
         self._late = False
         """What the vendor tells of first is what was sent once more."""
-        self._shown: _Shown | None = None
+        self._history = History(conversation)
         self._use()
         self._rounds = ToolRounds(call, agent, actions, conversation, self._signal, self._acted)
         self._sessions = Sessions(
@@ -324,18 +318,18 @@ class RealtimeProcessor(Processor):
 
     def give_up(self) -> bool:
         """Nothing was said for too long; False: an answer that has begun is not given up."""
-        debt = self.owes()
-        if debt is None or debt.stage != "realtime" or self._answer:
+        debt, answer = self.owes(), self._response or self._owed
+        if debt is None or debt.stage != "realtime" or (answer is not None and answer.pieces):
             return False
         self._given_up = self._sessions.give_up(self._call.now_ms() - debt.since_ms)
         return self._given_up
 
     def _turn_owed(self) -> int | None:
         """The reply of which a sound is owed."""
-        running = self._rounds.running
-        if self._response is not None:
-            return self._response
-        return self._owed if self._owed is not None or running is None else running[0]
+        answer, running = self._response or self._owed, self._rounds.running
+        if answer is not None:
+            return answer.turn
+        return running[0] if running is not None else None
 
     def _say(self, turn: int, text: str) -> None:
         """Have fixed words end a reply."""
@@ -362,9 +356,16 @@ class RealtimeProcessor(Processor):
         """What the next session begins with."""
         if self._opened:
             self._use()
-        greeting, history = "", self._history() if self._opened else []
-        if self._owed is not None:
-            greeting = self._wish(self._owed)
+        greeting, owed = "", self._owed
+        history: list[Message] = []
+        if self._opened:
+            unanswered = owed.turn if owed is not None and not owed.pieces else None
+            history = self._history.begin(unanswered)
+        if owed is not None:
+            greeting = self._wish(owed)
+        elif self._ears.unnoticed_ms is not None:
+            self._signal(Probe())
+            self._sessions.expect_first()
         if not self._protected():
             self._caller.send()
         self._opened = True
@@ -379,73 +380,64 @@ class RealtimeProcessor(Processor):
         )
         return setup, self._inbox
 
-    def _history(self) -> list[Message]:
-        """What was said so far, without fillers in front of an answer that is yet to come."""
-        messages = self._conversation.messages()
-        end = self._conversation.open_end()
-        if end is None:
-            return messages
-        reply, first = end
-        if reply.turn == self._owed and not self._answer:
-            messages.pop()
-        else:
-            self._shown = _Shown(len(messages) - 1, reply, first, len(reply.pieces))
-        return messages
-
-    def _wish(self, turn: int) -> str:
-        """Have the session owe what its predecessor did; returns its greeting."""
+    def _wish(self, answer: _Answer) -> str:
+        """Have the session say what is owed; returns its greeting."""
         self._sessions.expect_first()
-        if self._exact and not self._opened:
-            return self._exact
-        untold = next((said for said in self._said if said.turn == turn), None)
+        if answer.exact and not self._opened:
+            return answer.exact
+        untold = next((said for said in self._said if said.turn == answer.turn), None)
         self._said.clear()
-        said = self._answered()
-        if self._exact:
-            rest = " ".join(self._exact.split()[len(said.split()) :])
+        reply = self._playout.reply(answer.turn)
+        texts = [reply.pieces[piece].text for piece in answer.pieces] if reply is not None else []
+        said = " ".join(text for text in texts if text)
+        if answer.exact:
+            rest = " ".join(answer.exact.split()[len(said.split()) :])
             self._signal(Speak(rest) if rest else GoOn(said))
         elif said:
             self._signal(GoOn(said))
-        elif untold is not None:
+        elif untold is not None:  # it hears the caller's words again, and answers unasked
             self._again = untold
             self._said.append(untold)
         else:
             self._signal(Speak())
         return ""
 
-    def _answered(self) -> str:
-        """What was said of the answer that is owed."""
-        turn = self._turn_owed()
-        reply = self._playout.reply(turn) if turn is not None else None
-        texts = [reply.pieces[piece].text for piece in self._answer] if reply is not None else []
-        return " ".join(text for text in texts if text)
-
-    def _lost(self, error: ProviderError) -> bool:
-        """A session has failed; says whether another is opened."""
-        waiting = self._caller_speaks or self._ears.sign()
+    def _lost(self, error: ProviderError) -> int | None:
+        """A session has failed; says when another is opened."""
+        waiting = self._caller_speaks or self._ears.unnoticed_ms is not None
         self._break_off()
         turn = self._turn_owed()
         waiting = waiting or turn is not None
         given_up, self._given_up = self._given_up, False
         if self._rescue.over:
-            return False
+            return None
         again = self._providers.failed(error, hurry=None if waiting else False)
-        if not again or given_up:
-            return self._turn_lost(turn, error, waiting=waiting)
-        return True
+        if again and not given_up:
+            return self._providers.delay_ms
+        if not waiting and error.retryable:
+            self._providers.begin()
+            return UNHURRIED_MS
+        return UNHURRIED_MS if self._turn_lost(turn, error, waiting=waiting) else None
 
     def _break_off(self) -> None:
         """What the session was saying ends here, at the last word that was surely said."""
-        if self._response is not None:
-            self._items_ended(self._response, broken=True)
-            self._owed, self._response = self._response, None
+        answer, self._response = self._response, None
+        if answer is not None:
+            self._items_ended(answer, broken=True)
+            if self._owed is not None:
+                self.emit(ReplyEnded(answer.turn))  # the next one answers both
+            else:
+                self._owed = answer
         self._items.clear()
         self._calls.clear()
         self._cut = False
         self._late = True
-        self._unasked = self._again = self._shown = None
+        self._unasked = self._again = None
         if self._caller_speaks:  # the next session will notice, or not
+            now = self._call.now_ms()
             self._caller_speaks = False
-            self._call.publish(events.CallerSpeaking(self._call.now_ms(), speaking=False))
+            self._call.publish(events.CallerSpeaking(now, speaking=False))
+            self.emit(TurnDropped(now))
 
     def _turn_lost(self, turn: int | None, error: ProviderError, *, waiting: bool) -> bool:
         """Nobody can help with this turn; says whether the call goes on."""
@@ -453,6 +445,7 @@ class RealtimeProcessor(Processor):
         self._owed = None
         self._rounds.drop()
         self._said.clear()
+        self._ears.forget()
         self._caller.answered(self._call.now_ms())
         if self._actions.closing:  # all that was to be said is lost
             if turn is not None:
@@ -565,7 +558,8 @@ class RealtimeProcessor(Processor):
         if said is None or not final:
             return
         self._said.remove(said)
-        self._conversation.caller(text, said.turn)
+        if text:
+            self._conversation.caller(text, said.turn)
         self._caller.answered(said.speech_end_ms)
         reply = self._playout.reply(said.turn)
         if text and reply is not None and not reply.settled:
@@ -592,27 +586,25 @@ class RealtimeProcessor(Processor):
 
     def _owe(self, turn: int, exact: str = "") -> None:
         """The vendor's next response belongs to this reply; `exact`: the words asked for."""
-        earlier, self._owed = self._owed, turn
-        self._exact, self._answer = exact, []
+        earlier, self._owed = self._owed, _Answer(turn, exact)
         self._since_ms = self._call.now_ms()
         self._providers.begin()
         self._sessions.expect_first()
         self._watch()
-        if earlier is not None and earlier != turn:
-            self.emit(ReplyEnded(earlier))  # the vendor answers both at once
+        if earlier is not None and earlier.turn != turn:
+            self.emit(ReplyEnded(earlier.turn))  # the vendor answers both at once
 
-    def _respond(self) -> int:
-        """The vendor responds; returns the reply that this belongs to."""
+    def _respond(self) -> _Answer:
+        """The vendor responds; returns what this belongs to."""
         self._go_on()
         if self._response is None:
-            turn, self._owed = self._owed, None
-            if turn is None:
-                turn = self._unasked = self._begin(self._turn + 1)
-                self._exact, self._answer = "", []
-            else:
-                self._unasked = None
-            self._response = turn
-            self.emit(ModelStarted(turn, self._call.now_ms()))
+            answer, self._owed = self._owed, None
+            self._unasked = self._again = None
+            if answer is None:
+                answer = _Answer(self._begin(self._turn + 1))
+                self._unasked = answer.turn
+            self._response = answer
+            self.emit(ModelStarted(answer.turn, self._call.now_ms()))
         return self._response
 
     def _go_on(self) -> None:
@@ -629,7 +621,7 @@ class RealtimeProcessor(Processor):
             reply = self._playout.reply(item.turn)
             if reply is None or reply.settled:
                 return None
-            if item.turn == self._response:
+            if self._response is not None and item.turn == self._response.turn:
                 self._go_on()
             return item
         if len(self._items) >= ITEMS_KEPT:
@@ -638,11 +630,12 @@ class RealtimeProcessor(Processor):
             self._items[name] = None
             self._signal(Truncate(name, 0))
             return None
-        turn = self._respond()
-        reply = self._playout.reply(turn)
-        item = self._items[name] = _Item(turn, len(reply.pieces) if reply is not None else 0)
-        self._answer.append(item.piece)
-        self.emit(AgentText(turn, "", self._call.now_ms()))
+        answer = self._respond()
+        reply = self._playout.reply(answer.turn)
+        item = _Item(answer.turn, len(reply.pieces) if reply is not None else 0)
+        self._items[name] = item
+        answer.pieces.append(item.piece)
+        self.emit(AgentText(item.turn, "", self._call.now_ms()))
         return item
 
     def _write(self, item: _Item, text: str) -> None:
@@ -666,23 +659,16 @@ class RealtimeProcessor(Processor):
         if self._cut:
             self._cut = False
             return
-        item = self._items.get(name)
-        if name in self._items and (item is None or item.turn != self._response):
+        item, answer = self._items.get(name), self._response
+        stale = answer is None or item is None or item.turn != answer.turn
+        if name in self._items and stale:
             return  # of a response that was over before
-        turn = self._owed if self._response is None else self._response
-        if turn is None:
+        if answer is None:  # it had nothing to say
+            answer, self._owed = self._owed, None
+        if answer is None:
             return
-        if self._response is None:
-            self._owed = None  # it had nothing to say
-        self._items_ended(turn)
-        self._done(turn)
-
-    def _done(self, turn: int) -> None:
-        """A response has been given in full."""
         self._response = None
-        if self._owed == turn:
-            self._owed = None
-        self._exact, self._answer = "", []
+        self._items_ended(answer)
         self._since_ms = self._call.now_ms()
         self._sessions.rest()
         self._providers.succeeded()
@@ -690,14 +676,15 @@ class RealtimeProcessor(Processor):
         self._caller.answered(self._voice_ms)
         calls, self._calls = self._calls, []
         if calls:
-            self._rounds.begin(turn, calls)
+            self._rounds.begin(answer.turn, calls)
         else:
-            self.emit(ReplyEnded(turn))
+            self.emit(ReplyEnded(answer.turn))
         if self._owed is not None:
             self._sessions.expect_first()
 
-    def _items_ended(self, turn: int, *, broken: bool = False) -> None:
+    def _items_ended(self, answer: _Answer, *, broken: bool = False) -> None:
         """A response has ended, or broken off: so have its texts and its audio."""
+        turn = answer.turn
         mine = [item for item in self._items.values() if item is not None and item.turn == turn]
         for item in mine:
             self._publish(turn, item.splitter.flush())
@@ -706,9 +693,10 @@ class RealtimeProcessor(Processor):
             if rest:
                 self.emit(AudioOut(turn, rest, mine[-1].piece))
         for item in mine:
-            if broken:
+            if broken and item.piece in answer.pieces[-1:]:
                 self._playout.cut_short(turn, item.piece)
-            self.emit(PieceEnded(turn, item.piece))
+            else:
+                self.emit(PieceEnded(turn, item.piece))
 
     def _interrupt(self, *, by_voice: bool = False) -> None:
         """Cut the agent off: the vendor is told what was heard, then the ledger is closed.
@@ -726,23 +714,15 @@ class RealtimeProcessor(Processor):
                 self._signal(Truncate(name, heard[item.piece]))
         self._cut = self._response is not None or (by_voice and self._owed is not None)
         self._response = self._owed = self._unasked = self._again = None
-        self._exact, self._answer = "", []
         self._calls.clear()
         self._out.flush()
         self._sessions.rest()
         self._rounds.drop()
         self.emit(Interrupted(active, now))
-        self._correct()
+        correction = self._history.correction()
+        if correction is not None:
+            self._signal(correction)
         self._rounds.tell_node()  # a goodbye may have been taken back
-
-    def _correct(self) -> None:
-        """The session was told of more than was heard in the end."""
-        shown, self._shown = self._shown, None
-        if shown is None or not shown.reply.settled:
-            return
-        heard = shown.texts(shown.reply.heard)
-        if heard != shown.texts([piece.text for piece in shown.reply.pieces]):
-            self._signal(Correct(shown.index, heard))
 
     def _acted(self, turn: int, again: bool) -> None:
         """A reply's tools have returned; `again`: the vendor was asked to go on with them."""

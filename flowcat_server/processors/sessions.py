@@ -32,7 +32,7 @@ class Sessions:
         providers: Lineup[SpeechToSpeech],
         begin: Callable[[], tuple[RealtimeSetup, Inbox[RealtimeInput]]],
         take: Callable[[RealtimeEvent], None],
-        lost: Callable[[ProviderError], bool],
+        lost: Callable[[ProviderError], int | None],
         ready: Callable[[], Awaitable[None]],
     ) -> None:
         """Start; the first session begins when the loop runs next.
@@ -42,7 +42,8 @@ class Sessions:
             providers: The provider and its fallbacks.
             begin: Makes what a session begins with, and its input.
             take: Told what a session says.
-            lost: Told why a session failed; says whether another one is opened.
+            lost: Told why a session failed; says after how many milliseconds another one is
+                opened, or None.
             ready: Waited for before another one is opened.
         """
         self._call = call
@@ -90,9 +91,10 @@ class Sessions:
             if inbox.closed:
                 return
             self._patience.rest()
-            if not self._lost(failure):
+            delay_ms = self._lost(failure)
+            if delay_ms is None:
                 return
-            await asyncio.sleep(self._providers.delay_ms / 1000)
+            await asyncio.sleep(delay_ms / 1000)
             await self._ready()
 
     async def _converse(self, setup: RealtimeSetup, inbox: Inbox[RealtimeInput]) -> ProviderError:

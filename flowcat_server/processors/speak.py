@@ -62,7 +62,7 @@ class SpeakProcessor(Processor):
         self._buffered_ms = buffered_ms
         self._rescue = rescue
         self._utterances: dict[int, _Utterance] = {}
-        self._speaker = Speaker(call, speakers, audio, bearable_ms, lambda frame: self.emit(frame))
+        self._speaker = Speaker(call, speakers, audio, bearable_ms, self._spoken)
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
@@ -89,6 +89,9 @@ class SpeakProcessor(Processor):
             (u.since_ms for u in self._utterances.values() if u.since_ms is not None), None
         )
         return None if since is None else Debt("tts", since)
+
+    def _spoken(self, frame: Frame) -> None:
+        self.emit(frame)
 
     def _utterance(self, turn: int) -> _Utterance:
         utterance = self._utterances.get(turn)

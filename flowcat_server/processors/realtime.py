@@ -213,7 +213,7 @@ class RealtimeProcessor(Processor):
         self._use()
         self._rounds = ToolRounds(call, agent, actions, conversation, self._signal, self._acted)
         self._sessions = Sessions(
-            call, providers, self._open, self._take, self._lost, self._tools_return
+            call, providers, self._open, self._take, self._lost, self._rounds.returned
         )
 
     # --- from the call ----------------------------------------------------------------------
@@ -300,11 +300,9 @@ class RealtimeProcessor(Processor):
             return Debt("realtime", unnoticed_ms)
         if self._caller_speaks:
             return None
-        running = self._rounds.running
-        if running is not None and self._owed is None:
-            return Debt("tool", self._since_ms)
-        owed = self._owed is not None or self._response is not None
-        return Debt("realtime", self._since_ms) if owed else None
+        if self._owed is not None or self._response is not None:
+            return Debt("realtime", self._since_ms)
+        return Debt("tool", self._since_ms) if self._rounds.turn is not None else None
 
     def fill(self, text: str) -> None:
         """Say something while a sound is late."""
@@ -326,10 +324,8 @@ class RealtimeProcessor(Processor):
 
     def _turn_owed(self) -> int | None:
         """The reply of which a sound is owed."""
-        answer, running = self._response or self._owed, self._rounds.running
-        if answer is not None:
-            return answer.turn
-        return running[0] if running is not None else None
+        answer = self._response or self._owed
+        return answer.turn if answer is not None else self._rounds.turn
 
     def _say(self, turn: int, text: str) -> None:
         """Have fixed words end a reply."""
@@ -383,8 +379,11 @@ class RealtimeProcessor(Processor):
     def _wish(self, answer: _Answer) -> str:
         """Have the session say what is owed; returns its greeting."""
         self._sessions.expect_first()
-        if answer.exact and not self._opened:
-            return answer.exact
+        if not self._opened:
+            if answer.turn == 0 and not answer.exact:
+                self._signal(Speak())
+            # A caller who has typed already was passed on.
+            return answer.exact if answer.turn == 0 else ""
         untold = next((said for said in self._said if said.turn == answer.turn), None)
         self._said.clear()
         reply = self._playout.reply(answer.turn)
@@ -466,12 +465,6 @@ class RealtimeProcessor(Processor):
         self._call.trouble("tts", "tts_failed", error)
         if self._rescue.over:
             self._rescue.finish(error)
-
-    async def _tools_return(self) -> None:
-        """Wait for tools under way: the next session is to know what came of them."""
-        running = self._rounds.running
-        if running is not None:
-            await asyncio.wait([running[1]])
 
     def _ask_for_sign(self, voice_ms: int) -> bool:
         """The vendor tells nothing of what the caller said: see whether it is there."""

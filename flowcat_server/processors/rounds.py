@@ -31,7 +31,7 @@ class _Round:
 
 
 class ToolRounds:
-    """One round at a time: the vendor goes on only when it has the results."""
+    """What a response calls is a round; a caller who types may cause another beside it."""
 
     def __init__(
         self,
@@ -58,27 +58,35 @@ class ToolRounds:
         self._conversation = conversation
         self._signal = signal
         self._done = done
-        self._round: _Round | None = None
+        self._running: list[_Round] = []
+        self._last = (-1, 0)
+        """The last round's reply and number."""
         self._told_node = agent.node.id
 
     def begin(self, turn: int, calls: Sequence[ToolCall]) -> None:
         """Carry out what a response of a reply called."""
-        last = self._round
-        number = last.number + 1 if last is not None and last.turn == turn else 1
-        self._round = work = _Round(turn, calls, number)
+        self._last = turn, self._last[1] + 1 if self._last[0] == turn else 1
+        work = _Round(turn, calls, self._last[1])
+        self._running.append(work)
         work.task = self._call.spawn(f"tools-{turn}", self._act(work))
 
     @property
-    def running(self) -> tuple[int, asyncio.Task[None]] | None:
-        """The reply whose tools are being run, and the task that does."""
-        work = self._round
-        return (work.turn, work.task) if work is not None and work.task is not None else None
+    def turn(self) -> int | None:
+        """The reply whose tools are being run; None: none are."""
+        return self._running[0].turn if self._running else None
+
+    async def returned(self) -> None:
+        """Wait until no tool is running."""
+        while self._running:
+            await asyncio.wait([work.task for work in self._running if work.task is not None])
 
     def drop(self) -> None:
         """The caller interrupted: tools are stopped, the vendor gets what results there are."""
-        work, self._round = self._round, None
-        if work is not None and work.task is not None:
-            work.task.cancel()
+        dropped, self._running = self._running, []
+        self._last = (-1, 0)
+        for work in dropped:
+            if work.task is not None:
+                work.task.cancel()
             self._tell_results(work, respond=False)
 
     def tell_node(self) -> None:
@@ -89,9 +97,12 @@ class ToolRounds:
 
     async def _act(self, work: _Round) -> None:
         # A way to another node is taken last: the other calls were meant for the node before.
-        for call in sorted(work.calls, key=self._actions.moves):
-            work.outcomes[call.id] = await self._actions.run(work.turn, call)
-        work.task = None
+        try:
+            for call in sorted(work.calls, key=self._actions.moves):
+                work.outcomes[call.id] = await self._actions.run(work.turn, call)
+        finally:
+            if work in self._running:
+                self._running.remove(work)
         self.tell_node()
         outcomes = work.outcomes.values()
         again = all(o.ask_again for o in outcomes) or any(o.speech for o in outcomes)

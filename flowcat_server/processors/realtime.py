@@ -446,10 +446,11 @@ class RealtimeProcessor(Processor):
         self._said.clear()
         self._ears.forget()
         self._caller.answered(self._call.now_ms())
-        if self._actions.closing:  # all that was to be said is lost
-            if turn is not None:
+        if self._actions.closing:  # only the rest of the goodbye is lost
+            if self._playout.active() is None:
+                self._actions.finish()
+            elif turn is not None:
                 self.emit(ReplyEnded(turn))
-            self._actions.finish()
             return False
         text = rescue.turn_failed(error) if self._can_say() else ""
         if not self._can_say() or (rescue.over and not text):

@@ -8,22 +8,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
 
 from flowcat_server.core import ended, events
-from flowcat_server.core.audio import PCM_8K
 from flowcat_server.core.interfaces import (
-    AgentAudio,
     AgentTranscript,
-    Audio,
     CallerSpeaking,
     CallerTranscript,
-    RealtimeEvent,
-    RealtimeInbox,
-    RealtimeSetup,
     ResponseEnded,
     Say,
     Speak,
@@ -39,6 +33,7 @@ from flowcat_server.tools.toolbox import Tool
 from tests import virtual
 from tests.callscript import VOICE, Script, call
 from tests.fakes.settings import settings
+from tests.fakes.talker import Vendor, says, sound, turn_of
 
 AGENT = """
 agent: {prompt: Be kind., greeting: Good morning to you.}
@@ -75,64 +70,6 @@ both_wires = pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "
 
 def scripted(options: str = "") -> str:
     return AGENT.replace("OPTIONS", options)
-
-
-class Vendor:
-    """A speech-to-speech model whose every event the test decides."""
-
-    formats = (PCM_8K,)
-    chunk_ms = 20
-
-    def __init__(self) -> None:
-        self.setup: RealtimeSetup | None = None
-        self.got: list[Any] = []
-        """Signals, in order."""
-        self.audio: list[Audio] = []
-        self._events: asyncio.Queue[RealtimeEvent | Exception | None] = asyncio.Queue()
-
-    async def start(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def converse(
-        self, setup: RealtimeSetup, inbox: RealtimeInbox
-    ) -> AsyncGenerator[RealtimeEvent, None]:
-        self.setup = setup
-        reading = asyncio.ensure_future(self._read(inbox))
-        try:
-            while (event := await self._events.get()) is not None:
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-        finally:
-            reading.cancel()
-
-    async def _read(self, inbox: RealtimeInbox) -> None:
-        while items := await inbox.get():
-            for item in items:
-                (self.audio if isinstance(item, Audio) else self.got).append(item)
-
-    def send(self, *happened: RealtimeEvent | Exception | None) -> None:
-        for event in happened:
-            self._events.put_nowait(event)
-
-    def all(self, kind: type[Any]) -> list[Any]:
-        return [item for item in self.got if isinstance(item, kind)]
-
-
-def sound(item: str, ms: int = 1000) -> AgentAudio:
-    return AgentAudio(b"\x00\x40" * (PCM_8K.sample_rate * ms // 1000), item)
-
-
-def says(item: str, text: str, ms: int = 1000) -> tuple[RealtimeEvent, ...]:
-    """A whole response."""
-    return AgentTranscript(text, item), sound(item, ms), ResponseEnded(item)
-
-
-def turn_of(item: str = "") -> tuple[RealtimeEvent, ...]:
-    return CallerSpeaking(True, item), CallerSpeaking(False, item)
 
 
 def led(vendor: Vendor, yaml: str = AGENT.replace("OPTIONS", ""), **more: Any) -> Any:

@@ -95,7 +95,7 @@ class CallerAudio:
 
     def _forget(self) -> None:
         kept = self._kept
-        while len(kept) > self._unsent and kept[0].at_ms <= self._answered_ms:
+        while kept and kept[0].at_ms <= self._answered_ms:
             self._kept_bytes -= len(kept.popleft().payload)
         quiet = self._vad is not None and self.last_voice_ms <= self._answered_ms
         limit = self._source.bytes_for(QUIET_KEPT_MS if quiet and not self._unsent else KEPT_MS)

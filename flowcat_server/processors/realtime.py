@@ -28,12 +28,10 @@ from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.frames import (
     AgentText,
     AudioIn,
-    AudioOut,
     Digit,
     Frame,
     Interrupted,
     ModelStarted,
-    PieceEnded,
     ReplyEnded,
     SpeechPaused,
     SpeechStarted,
@@ -72,14 +70,13 @@ from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.ears import Ears
 from flowcat_server.processors.history import History
 from flowcat_server.processors.inbox import Inbox
+from flowcat_server.processors.items import Item, Items
 from flowcat_server.processors.lineup import Lineup
 from flowcat_server.processors.rescue import Rescue
 from flowcat_server.processors.rounds import ToolRounds
 from flowcat_server.processors.sessions import Sessions
 from flowcat_server.processors.transcribe import choose_format
 
-ITEMS_KEPT = 32
-"""What the vendor says of older items is of no interest any more."""
 TURNS_KEPT = 16
 """Turns of the caller whose transcript is waited for."""
 
@@ -89,17 +86,6 @@ UNHURRIED_MS = 1000
 STALE_MS = 1500
 """A session that takes over is told of the caller's voice late; what ended so long ago does not
 interrupt."""
-
-
-@dataclass(slots=True)
-class _Item:
-    """One item of a response: a piece of a reply."""
-
-    turn: int
-    piece: int
-    splitter: SentenceSplitter = field(default_factory=SentenceSplitter)
-    space: str = ""
-    """White space at the end of the text so far."""
 
 
 @dataclass(slots=True)
@@ -199,8 +185,7 @@ class RealtimeProcessor(Processor):
         """The reply under way, when the vendor began it before it told of any turn."""
         self._cut = False
         """A response that was cut off has not ended yet."""
-        self._items: dict[str, _Item | None] = {}
-        """The vendor's items; None: dropped."""
+        self._items = Items(call, playout, self._voice)
         self._calls: list[ToolCall] = []
         self._opened = False
         self._given_up = False
@@ -286,6 +271,9 @@ class RealtimeProcessor(Processor):
         self._signal(Say(text))
         self._owe(turn)
 
+    def _voice(self, frame: Frame) -> None:
+        self.emit(frame)
+
     def _signal(self, item: RealtimeInput) -> None:
         self._inbox.signal(item)
 
@@ -342,7 +330,7 @@ class RealtimeProcessor(Processor):
         provider = self._providers.current.plug
         self._input = choose_format(self._source, provider.formats)
         self._output = choose_format(self._target, provider.formats)
-        self._out = Transcoder(self._output, self._target)
+        self._items.connect(Transcoder(self._output, self._target))
         self._inbox: Inbox[RealtimeInput] = Inbox(
             chunk_ms=provider.chunk_ms, bytes_per_ms=self._input.bytes_for(1000) / 1000
         )
@@ -389,6 +377,8 @@ class RealtimeProcessor(Processor):
         reply = self._playout.reply(answer.turn)
         texts = [reply.pieces[piece].text for piece in answer.pieces] if reply is not None else []
         said = " ".join(text for text in texts if text)
+        if said or answer.exact:
+            self._caller.answered(self._voice_ms)
         if answer.exact:
             rest = " ".join(answer.exact.split()[len(said.split()) :])
             self._signal(Speak(rest) if rest else GoOn(said))
@@ -422,12 +412,11 @@ class RealtimeProcessor(Processor):
         """What the session was saying ends here, at the last word that was surely said."""
         answer, self._response = self._response, None
         if answer is not None:
-            self._items_ended(answer, broken=True)
+            self._items.end(answer.turn, answer.pieces[-1] if answer.pieces else None)
             if self._owed is not None:
                 self.emit(ReplyEnded(answer.turn))  # the next one answers both
             else:
                 self._owed = answer
-        self._items.clear()
         self._calls.clear()
         self._cut = False
         self._late = True
@@ -483,11 +472,11 @@ class RealtimeProcessor(Processor):
             case AgentAudio(audio, name):
                 item = self._item(name)
                 if item is not None:
-                    self.emit(AudioOut(item.turn, self._out.feed(audio), item.piece))
+                    self._items.sound(item, audio)
             case AgentTranscript(text, name):
                 item = self._item(name)
                 if item is not None:
-                    self._write(item, text)
+                    self._items.write(item, text)
             case ToolCall():
                 if not self._cut:
                     self._respond()
@@ -606,48 +595,25 @@ class RealtimeProcessor(Processor):
         self._since_ms = self._call.now_ms()
         self._sessions.expect_more()
 
-    def _item(self, name: str) -> _Item | None:
+    def _item(self, name: str) -> Item | None:
         """What the vendor says belongs to this item; None if nobody is to hear it."""
-        if name in self._items:
-            item = self._items[name]
-            if item is None:
-                return None
-            reply = self._playout.reply(item.turn)
-            if reply is None or reply.settled:
+        items = self._items
+        if name in items:
+            item = items.get(name)
+            reply = self._playout.reply(item.turn) if item is not None else None
+            if item is None or reply is None or reply.settled:
                 return None
             if self._response is not None and item.turn == self._response.turn:
                 self._go_on()
             return item
-        if len(self._items) >= ITEMS_KEPT:
-            del self._items[next(iter(self._items))]
         if self._cut:
-            self._items[name] = None
+            items.drop(name)
             self._signal(Truncate(name, 0))
             return None
         answer = self._respond()
-        reply = self._playout.reply(answer.turn)
-        item = _Item(answer.turn, len(reply.pieces) if reply is not None else 0)
-        self._items[name] = item
+        item = items.add(name, answer.turn)
         answer.pieces.append(item.piece)
-        self.emit(AgentText(item.turn, "", self._call.now_ms()))
         return item
-
-    def _write(self, item: _Item, text: str) -> None:
-        """Text of an item: into the ledger at once, to the world sentence by sentence."""
-        reply = self._playout.reply(item.turn)
-        if reply is not None and not reply.pieces[item.piece].text:
-            text = text.lstrip()
-        text = item.space + text
-        words = text.rstrip()
-        item.space = text[len(words) :]
-        if words:
-            self._playout.extend_piece(item.turn, item.piece, words)
-            for sentence in item.splitter.feed(words):
-                self._publish(item.turn, sentence)
-
-    def _publish(self, turn: int, sentence: str) -> None:
-        if sentence:
-            self._call.publish(events.AgentText(self._call.now_ms(), turn, sentence))
 
     def _response_ended(self, name: str) -> None:
         if self._cut:
@@ -662,7 +628,7 @@ class RealtimeProcessor(Processor):
         if answer is None:
             return
         self._response = None
-        self._items_ended(answer)
+        self._items.end(answer.turn)
         self._since_ms = self._call.now_ms()
         self._sessions.rest()
         self._providers.succeeded()
@@ -676,22 +642,6 @@ class RealtimeProcessor(Processor):
         if self._owed is not None:
             self._sessions.expect_first()
 
-    def _items_ended(self, answer: _Answer, *, broken: bool = False) -> None:
-        """A response has ended, or broken off: so have its texts and its audio."""
-        turn = answer.turn
-        mine = [item for item in self._items.values() if item is not None and item.turn == turn]
-        for item in mine:
-            self._publish(turn, item.splitter.flush())
-        if mine:
-            rest = self._out.flush()
-            if rest:
-                self.emit(AudioOut(turn, rest, mine[-1].piece))
-        for item in mine:
-            if broken and item.piece in answer.pieces[-1:]:
-                self._playout.cut_short(turn, item.piece)
-            else:
-                self.emit(PieceEnded(turn, item.piece))
-
     def _interrupt(self, *, by_voice: bool = False) -> None:
         """Cut the agent off: the vendor is told what was heard, then the ledger is closed.
 
@@ -702,14 +652,11 @@ class RealtimeProcessor(Processor):
         if active is None or self._protected():
             return
         now = self._call.now_ms()
-        for name, item in self._items.items():
-            heard = self._playout.heard_so_far_ms(item.turn, now) if item is not None else []
-            if item is not None and item.piece < len(heard):
-                self._signal(Truncate(name, heard[item.piece]))
+        for name, heard_ms in self._items.cut():
+            self._signal(Truncate(name, heard_ms))
         self._cut = self._response is not None or (by_voice and self._owed is not None)
         self._response = self._owed = self._unasked = self._again = None
         self._calls.clear()
-        self._out.flush()
         self._sessions.rest()
         self._rounds.drop()
         self.emit(Interrupted(active, now))

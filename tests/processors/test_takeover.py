@@ -197,6 +197,21 @@ async def test_the_fallback_goes_on_behind_the_last_word_that_was_surely_said():
 
 
 @on_virtual_time
+async def test_an_answer_to_words_that_were_not_written_down_is_gone_on_with_too():
+    vendor, spare = Vendor(), Vendor()
+    async with led(vendor, spare) as script:
+        await greeted(script, vendor)
+        await asked(script, vendor, "", "c1")
+        vendor.send(*slowly("a", "We open at"), REFUSED)
+        await script.passes(300)
+        assert spare.got == [GoOn("We open at")]
+        assert voice_in(spare) == 0, "the question is being answered"
+        spare.send(*slowly("a", "nine."), ResponseEnded("a"))
+        await script.until(events.AgentHeard, count=2)
+    assert script.agent_lines[1] == "We open at nine."
+
+
+@on_virtual_time
 async def test_a_greeting_that_breaks_off_is_said_to_its_end():
     vendor, spare = Vendor(), Vendor()
     async with led(vendor, spare) as script:

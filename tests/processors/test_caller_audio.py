@@ -62,6 +62,7 @@ def test_of_a_long_turn_the_last_is_kept():
 def test_of_a_silent_line_little_is_kept():
     line = Line()
     line.says(1000)
+    line.says(400, SILENCE)
     line.caller.answered(line.caller.last_voice_ms)
     line.says(5000, SILENCE)
     assert len(line.again()) == QUIET_KEPT_MS // FRAME_MS

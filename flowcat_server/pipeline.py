@@ -275,7 +275,7 @@ class CallLine:
                 turn.dead_air.give_up_after,
             ),
             playout,
-            (announce.owes, realtime.owes),
+            (announce.owes, *realtime.owing),
             lambda debt, text: realtime.fill(text),
             realtime.give_up,
         )

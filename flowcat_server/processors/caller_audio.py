@@ -15,6 +15,8 @@ KEPT_MS = 15_000
 over, and while the agent may not be interrupted."""
 QUIET_KEPT_MS = 1_000
 """The same where they were silent since: the beginning of a word is noticed late."""
+STALE_MS = 1_500
+"""A session that takes over tells late of the caller's voice; what ended so long ago is over."""
 VOICED = 0.5
 """Probability from which a chunk counts as the caller's voice."""
 
@@ -35,6 +37,8 @@ class CallerAudio:
         self._unsent = 0
         """Of the frames kept, the last so many have not been sent."""
         self._answered_ms = -1
+        self._repeated = False
+        """What the session will tell of first is what was sent once more."""
         self.on_voice: Callable[[], None] = lambda: None
         """Called for each voiced chunk."""
         self._vad = vad.open(self._on_chunk) if vad is not None else None
@@ -54,6 +58,7 @@ class CallerAudio:
         self._transcoder = Transcoder(self._source, target)
         self._send = send
         self._unsent = len(self._kept)
+        self._repeated = self._unsent > 0
 
     def hear(self, frame: AudioIn, *, hold: bool) -> None:
         """The next audio; what was held back goes first as soon as `hold` is off."""
@@ -83,9 +88,14 @@ class CallerAudio:
         self._answered_ms = max(self._answered_ms, until_ms)
         self._forget()
 
-    def noticed(self) -> None:
-        """The vendor has told of the caller's voice."""
+    def noticed(self, *, speaking: bool) -> None:
+        """The vendor has told that the caller begins to speak, or has finished."""
         self.voiced_ms = 0
+        self._repeated = self._repeated and speaking
+
+    def stale(self, now_ms: int) -> bool:
+        """The caller's voice that the session tells of has long ended."""
+        return self._repeated and 0 <= self.last_voice_ms < now_ms - STALE_MS
 
     def close(self) -> None:
         """The call is over."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.caller_audio import CallerAudio
+from flowcat_server.processors.dead_air import Debt
 
 UNNOTICED_MS = 1000
 """After the caller's last sound; vendors tell of a turn's end within 600 ms or so."""
@@ -39,6 +40,10 @@ class Ears:
         self.unnoticed_ms: int | None = None
         """The end of speech about which the vendor is silent, although it was asked."""
 
+    def owes(self) -> Debt | None:
+        """Any sign that the caller was heard."""
+        return None if self.unnoticed_ms is None else Debt("realtime", self.unnoticed_ms)
+
     def sign(self) -> bool:
         """The vendor has said something; says whether that was in doubt."""
         self._sign_ms = self._call.now_ms()
@@ -48,7 +53,7 @@ class Ears:
     def forget(self) -> None:
         """The caller was told that they were not heard."""
         self.unnoticed_ms = None
-        self._caller.noticed()
+        self._caller.noticed(speaking=False)
 
     def close(self) -> None:
         """The call is over."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.interfaces import Correct, Message
 from flowcat_server.core.speech import Reply
+from flowcat_server.processors.answers import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class History:
         self._conversation = conversation
         self._open: _Open | None = None
 
-    def begin(self, unanswered: int | None) -> list[Message]:
-        """A session takes over; returns what it is told.
+    def begin(self, owed: Answer | None) -> list[Message]:
+        """A session takes over, and owes this; returns what it is told.
 
-        `unanswered` is a reply of which only fillers were said: they are left out, for the last
-        message is the one to answer.
+        Fillers before an answer that is yet to come are left out: the last message is the one to
+        answer.
         """
         self._open = None
         messages = self._conversation.messages()
@@ -47,7 +48,7 @@ class History:
         if end is None:
             return messages
         reply, first = end
-        if reply.turn == unanswered:
+        if owed is not None and owed.turn == reply.turn and not owed.pieces:
             messages.pop()
         else:
             self._open = _Open(len(messages) - 1, reply, first, len(reply.pieces))

@@ -9,7 +9,7 @@ from flowcat_server.core import events
 from flowcat_server.core.audio import Transcoder
 from flowcat_server.core.frames import AgentText, AudioOut, PieceEnded
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Emit
+from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.processors.call import Call
 
@@ -31,10 +31,11 @@ class Item:
 class Items:
     """The items of the session under way, by the vendor's names."""
 
-    def __init__(self, call: Call, playout: Playout, emit: Emit) -> None:
+    def __init__(self, call: Call, playout: Playout, processor: Processor) -> None:
+        """`processor` is the one whose frames these are."""
         self._call = call
         self._playout = playout
-        self._emit = emit
+        self._processor = processor
         self._items: dict[str, Item | None] = {}
         """None: nobody is to hear it."""
 
@@ -55,7 +56,7 @@ class Items:
         reply = self._playout.reply(turn)
         item = Item(turn, len(reply.pieces) if reply is not None else 0)
         self._keep(name, item)
-        self._emit(AgentText(turn, "", self._call.now_ms()))
+        self._processor.emit(AgentText(turn, "", self._call.now_ms()))
         return item
 
     def drop(self, name: str) -> None:
@@ -64,7 +65,7 @@ class Items:
 
     def sound(self, item: Item, audio: bytes) -> None:
         """Audio of an item."""
-        self._emit(AudioOut(item.turn, self._transcoder.feed(audio), item.piece))
+        self._processor.emit(AudioOut(item.turn, self._transcoder.feed(audio), item.piece))
 
     def write(self, item: Item, text: str) -> None:
         """Text of an item: into the ledger at once, to the world sentence by sentence."""
@@ -90,12 +91,12 @@ class Items:
         if mine:
             rest = self._transcoder.flush()
             if rest:
-                self._emit(AudioOut(turn, rest, mine[-1].piece))
+                self._processor.emit(AudioOut(turn, rest, mine[-1].piece))
         for item in mine:
             if item.piece == broken:
                 self._playout.cut_short(turn, item.piece)
             else:
-                self._emit(PieceEnded(turn, item.piece))
+                self._processor.emit(PieceEnded(turn, item.piece))
 
     def cut(self) -> Iterator[tuple[str, int]]:
         """The caller interrupts: of each item under way, how many milliseconds were heard."""

@@ -17,9 +17,7 @@ answer that broke off is gone on with behind the last word that was surely said.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 from flowcat_server.core import events
 from flowcat_server.core.agent import Agent
@@ -44,8 +42,6 @@ from flowcat_server.core.interfaces import (
     AgentTranscript,
     CallerSpeaking,
     CallerTranscript,
-    GoOn,
-    Message,
     Probe,
     RealtimeEvent,
     RealtimeInput,
@@ -64,6 +60,7 @@ from flowcat_server.core.processor import Processor
 from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
+from flowcat_server.processors.answers import Answer, Answers, CallerTurns, Said
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.caller_audio import CallerAudio
 from flowcat_server.processors.dead_air import Debt
@@ -77,36 +74,8 @@ from flowcat_server.processors.rounds import ToolRounds
 from flowcat_server.processors.sessions import Sessions
 from flowcat_server.processors.transcribe import choose_format
 
-TURNS_KEPT = 16
-"""Turns of the caller whose transcript is waited for."""
-
-
 UNHURRIED_MS = 1000
 """Before providers that have all failed are tried again while the caller waits for nothing."""
-STALE_MS = 1500
-"""A session that takes over is told of the caller's voice late; what ended so long ago does not
-interrupt."""
-
-
-@dataclass(slots=True)
-class _Said:
-    """A turn of the caller whose transcript is still to come."""
-
-    item: str
-    turn: int
-    speech_end_ms: int
-    decided_ms: int
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What a response is to say, and has said."""
-
-    turn: int
-    exact: str = ""
-    """The words that were asked for; empty: its own."""
-    pieces: list[int] = field(default_factory=list)
-    """Said so far, also by sessions before."""
 
 
 class RealtimeProcessor(Processor):
@@ -172,28 +141,16 @@ class RealtimeProcessor(Processor):
         self._onset_ms = 0
         self._turn = 0
         """The last turn's number."""
-        self._said: deque[_Said] = deque(maxlen=TURNS_KEPT)
+        self._turns = CallerTurns()
         self._voice_ms = 0
         """End of the caller's voice in the turn that is being answered."""
-        self._owed: _Answer | None = None
-        """The vendor's next response."""
-        self._response: _Answer | None = None
-        """The response under way."""
-        self._since_ms = 0
-        """Since when the next sound is owed."""
-        self._unasked: int | None = None
-        """The reply under way, when the vendor began it before it told of any turn."""
+        self._answers = Answers()
         self._cut = False
         """A response that was cut off has not ended yet."""
-        self._items = Items(call, playout, self._voice)
-        self._calls: list[ToolCall] = []
+        self._items = Items(call, playout, self)
         self._opened = False
         self._given_up = False
         """The session was left because the caller has waited for too long."""
-        self._again: _Said | None = None
-        """The turn whose audio was sent once more: the vendor will tell of it again."""
-        self._late = False
-        """What the vendor tells of first is what was sent once more."""
         self._history = History(conversation)
         self._use()
         self._rounds = ToolRounds(call, agent, actions, conversation, self._signal, self._acted)
@@ -271,26 +228,15 @@ class RealtimeProcessor(Processor):
         self._signal(Say(text))
         self._owe(turn)
 
-    def _voice(self, frame: Frame) -> None:
-        self.emit(frame)
-
     def _signal(self, item: RealtimeInput) -> None:
         self._inbox.signal(item)
 
     # --- for the watch over dead air --------------------------------------------------------
 
-    def owes(self) -> Debt | None:
-        """The sound that the vendor or a tool owes."""
-        if self._rescue.over:
-            return None
-        unnoticed_ms = self._ears.unnoticed_ms
-        if unnoticed_ms is not None:
-            return Debt("realtime", unnoticed_ms)
-        if self._caller_speaks:
-            return None
-        if self._owed is not None or self._response is not None:
-            return Debt("realtime", self._since_ms)
-        return Debt("tool", self._since_ms) if self._rounds.turn is not None else None
+    @property
+    def owing(self) -> Sequence[Callable[[], Debt | None]]:
+        """Who may owe the caller a sound."""
+        return self._answers.owes, self._rounds.owes, self._ears.owes
 
     def fill(self, text: str) -> None:
         """Say something while a sound is late."""
@@ -304,15 +250,16 @@ class RealtimeProcessor(Processor):
 
     def give_up(self) -> bool:
         """Nothing was said for too long; False: an answer that has begun is not given up."""
-        debt, answer = self.owes(), self._response or self._owed
-        if debt is None or debt.stage != "realtime" or (answer is not None and answer.pieces):
+        answer = self._answers.due
+        debt = self._answers.owes() or self._ears.owes()
+        if debt is None or (answer is not None and answer.pieces):
             return False
         self._given_up = self._sessions.give_up(self._call.now_ms() - debt.since_ms)
         return self._given_up
 
     def _turn_owed(self) -> int | None:
         """The reply of which a sound is owed."""
-        answer = self._response or self._owed
+        answer = self._answers.due
         return answer.turn if answer is not None else self._rounds.turn
 
     def _say(self, turn: int, text: str) -> None:
@@ -340,11 +287,8 @@ class RealtimeProcessor(Processor):
         """What the next session begins with."""
         if self._opened:
             self._use()
-        greeting, owed = "", self._owed
-        history: list[Message] = []
-        if self._opened:
-            unanswered = owed.turn if owed is not None and not owed.pieces else None
-            history = self._history.begin(unanswered)
+        greeting, owed = "", self._answers.owed
+        history = self._history.begin(owed) if self._opened else []
         if owed is not None:
             greeting = self._wish(owed)
         elif self._ears.unnoticed_ms is not None:
@@ -364,7 +308,7 @@ class RealtimeProcessor(Processor):
         )
         return setup, self._inbox
 
-    def _wish(self, answer: _Answer) -> str:
+    def _wish(self, answer: Answer) -> str:
         """Have the session say what is owed; returns its greeting."""
         self._sessions.expect_first()
         if not self._opened:
@@ -372,23 +316,13 @@ class RealtimeProcessor(Processor):
                 self._signal(Speak())
             # A caller who has typed already was passed on.
             return answer.exact if answer.turn == 0 else ""
-        untold = next((said for said in self._said if said.turn == answer.turn), None)
-        self._said.clear()
-        reply = self._playout.reply(answer.turn)
-        texts = [reply.pieces[piece].text for piece in answer.pieces] if reply is not None else []
-        said = " ".join(text for text in texts if text)
-        if said or answer.exact:
+        again, rest = self._turns.hear_again(answer.turn), answer.rest(self._playout)
+        if again and rest is not None:
+            again = False
+            self._turns.forget()
             self._caller.answered(self._voice_ms)
-        if answer.exact:
-            rest = " ".join(answer.exact.split()[len(said.split()) :])
-            self._signal(Speak(rest) if rest else GoOn(said))
-        elif said:
-            self._signal(GoOn(said))
-        elif untold is not None:  # it hears the caller's words again, and answers unasked
-            self._again = untold
-            self._said.append(untold)
-        else:
-            self._signal(Speak())
+        if not again:  # else it hears the caller's words once more, and answers unasked
+            self._signal(rest or Speak())
         return ""
 
     def _lost(self, error: ProviderError) -> int | None:
@@ -410,17 +344,15 @@ class RealtimeProcessor(Processor):
 
     def _break_off(self) -> None:
         """What the session was saying ends here, at the last word that was surely said."""
-        answer, self._response = self._response, None
+        answer = self._answers.response
         if answer is not None:
             self._items.end(answer.turn, answer.pieces[-1] if answer.pieces else None)
-            if self._owed is not None:
-                self.emit(ReplyEnded(answer.turn))  # the next one answers both
-            else:
-                self._owed = answer
-        self._calls.clear()
+        over = self._answers.break_off()
+        if over is not None:
+            self.emit(ReplyEnded(over.turn))
+        self._rounds.forget()
         self._cut = False
-        self._late = True
-        self._unasked = self._again = None
+        self._turns.again = None
         if self._caller_speaks:  # the next session will notice, or not
             now = self._call.now_ms()
             self._caller_speaks = False
@@ -430,9 +362,9 @@ class RealtimeProcessor(Processor):
     def _turn_lost(self, turn: int | None, error: ProviderError, *, waiting: bool) -> bool:
         """Nobody can help with this turn; says whether the call goes on."""
         rescue = self._rescue
-        self._owed = None
+        self._answers.drop(by_voice=False)
         self._rounds.drop()
-        self._said.clear()
+        self._turns.forget()
         self._ears.forget()
         self._caller.answered(self._call.now_ms())
         if self._actions.closing:  # only the rest of the goodbye is lost
@@ -480,7 +412,7 @@ class RealtimeProcessor(Processor):
             case ToolCall():
                 if not self._cut:
                     self._respond()
-                    self._calls.append(event)
+                    self._rounds.call(event)
             case ResponseEnded(name):
                 self._response_ended(name)
             case CallerSpeaking(True):
@@ -496,22 +428,20 @@ class RealtimeProcessor(Processor):
 
     def _caller_begins(self) -> None:
         now = self._call.now_ms()
-        self._caller.noticed()
-        if self._again is not None:
+        self._caller.noticed(speaking=True)
+        if self._turns.again is not None:
             return  # it is being told of a turn that is known
         self._caller_speaks = True
         self._onset_ms = now
         self._call.publish(events.CallerSpeaking(now, speaking=True))
         self.emit(SpeechStarted(now))
-        stale = self._late and 0 <= self._caller.last_voice_ms < now - STALE_MS
-        if not self._protected() and not stale:
+        if not self._protected() and not self._caller.stale(now):
             self._interrupt(by_voice=True)
 
     def _caller_ends(self, item: str) -> None:
         now = self._call.now_ms()
-        self._caller.noticed()
-        self._late = False
-        again, self._again = self._again, None
+        self._caller.noticed(speaking=False)
+        again, self._turns.again = self._turns.again, None
         if again is not None:
             again.item = item
             return
@@ -520,19 +450,19 @@ class RealtimeProcessor(Processor):
         voice = self._caller.last_voice_ms
         self._caller_said(item, voice if self._onset_ms <= voice <= now else now)
 
-    def _caller_said(self, item: str, speech_end_ms: int) -> _Said:
+    def _caller_said(self, item: str, speech_end_ms: int) -> Said:
         """The caller has finished; what they said is yet to be told."""
         now = self._call.now_ms()
-        said = _Said(item, self._begin(self._turn + 1), speech_end_ms, now)
+        said = Said(item, self._begin(self._turn + 1), speech_end_ms, now)
         self._voice_ms = speech_end_ms
-        self._said.append(said)
+        self._turns.add(said)
         self.emit(TurnEnded(said.turn, "", speech_end_ms, now, now))
         self._owe(said.turn)
         return said
 
     def _transcript(self, text: str, item: str, *, final: bool) -> None:
         now = self._call.now_ms()
-        said = next((s for s in self._said if not item or s.item in ("", item)), None)
+        said = self._turns.find(item)
         if said is None and final and not item:
             said = self._untold(now)
         turn = said.turn if said is not None else self._turn + self._caller_speaks
@@ -540,7 +470,7 @@ class RealtimeProcessor(Processor):
             self._call.publish(events.CallerText(now, turn, text, final=final))
         if said is None or not final:
             return
-        self._said.remove(said)
+        self._turns.told(said)
         if text:
             self._conversation.caller(text, said.turn)
         self._caller.answered(said.speech_end_ms)
@@ -549,13 +479,13 @@ class RealtimeProcessor(Processor):
             decided = said.decided_ms
             self.emit(TurnEnded(said.turn, text, said.speech_end_ms, decided, decided))
 
-    def _untold(self, now: int) -> _Said:
+    def _untold(self, now: int) -> Said:
         """A transcript from a vendor that does not tell when the caller speaks."""
-        if self._unasked is None:
+        unasked, self._answers.unasked = self._answers.unasked, None
+        if unasked is None:
             return self._caller_said("", now)
-        said = _Said("", self._unasked, now, now)
-        self._unasked = None
-        self._said.append(said)
+        said = Said("", unasked, now, now)
+        self._turns.add(said)
         return said
 
     # --- the agent's replies ----------------------------------------------------------------
@@ -569,30 +499,25 @@ class RealtimeProcessor(Processor):
 
     def _owe(self, turn: int, exact: str = "") -> None:
         """The vendor's next response belongs to this reply; `exact`: the words asked for."""
-        earlier, self._owed = self._owed, _Answer(turn, exact)
-        self._since_ms = self._call.now_ms()
+        earlier = self._answers.owe(Answer(turn, exact), self._call.now_ms())
         self._providers.begin()
         self._sessions.expect_first()
         self._watch()
-        if earlier is not None and earlier.turn != turn:
-            self.emit(ReplyEnded(earlier.turn))  # the vendor answers both at once
+        if earlier is not None:
+            self.emit(ReplyEnded(earlier.turn))
 
-    def _respond(self) -> _Answer:
-        """The vendor responds; returns what this belongs to."""
+    def _respond(self) -> Answer:
+        """The vendor responds."""
         self._go_on()
-        if self._response is None:
-            answer, self._owed = self._owed, None
-            self._unasked = self._again = None
-            if answer is None:
-                answer = _Answer(self._begin(self._turn + 1))
-                self._unasked = answer.turn
-            self._response = answer
+        answer, first = self._answers.respond(lambda: self._begin(self._turn + 1))
+        if first:
+            self._turns.again = None
             self.emit(ModelStarted(answer.turn, self._call.now_ms()))
-        return self._response
+        return answer
 
     def _go_on(self) -> None:
         """There is a sign of the answer: the next one is due."""
-        self._since_ms = self._call.now_ms()
+        self._answers.since_ms = self._call.now_ms()
         self._sessions.expect_more()
 
     def _item(self, name: str) -> Item | None:
@@ -603,7 +528,8 @@ class RealtimeProcessor(Processor):
             reply = self._playout.reply(item.turn) if item is not None else None
             if item is None or reply is None or reply.settled:
                 return None
-            if self._response is not None and item.turn == self._response.turn:
+            answer = self._answers.response
+            if answer is not None and item.turn == answer.turn:
                 self._go_on()
             return item
         if self._cut:
@@ -619,27 +545,22 @@ class RealtimeProcessor(Processor):
         if self._cut:
             self._cut = False
             return
-        item, answer = self._items.get(name), self._response
+        item, answer = self._items.get(name), self._answers.response
         stale = answer is None or item is None or item.turn != answer.turn
         if name in self._items and stale:
             return  # of a response that was over before
-        if answer is None:  # it had nothing to say
-            answer, self._owed = self._owed, None
+        answer = self._answers.end()
         if answer is None:
             return
-        self._response = None
         self._items.end(answer.turn)
-        self._since_ms = self._call.now_ms()
+        self._answers.since_ms = self._call.now_ms()
         self._sessions.rest()
         self._providers.succeeded()
         self._rescue.turn_went_well()
         self._caller.answered(self._voice_ms)
-        calls, self._calls = self._calls, []
-        if calls:
-            self._rounds.begin(answer.turn, calls)
-        else:
+        if not self._rounds.begin(answer.turn):
             self.emit(ReplyEnded(answer.turn))
-        if self._owed is not None:
+        if self._answers.owed is not None:
             self._sessions.expect_first()
 
     def _interrupt(self, *, by_voice: bool = False) -> None:
@@ -654,9 +575,8 @@ class RealtimeProcessor(Processor):
         now = self._call.now_ms()
         for name, heard_ms in self._items.cut():
             self._signal(Truncate(name, heard_ms))
-        self._cut = self._response is not None or (by_voice and self._owed is not None)
-        self._response = self._owed = self._unasked = self._again = None
-        self._calls.clear()
+        self._cut = self._answers.drop(by_voice=by_voice)
+        self._turns.again = None
         self._sessions.rest()
         self._rounds.drop()
         self.emit(Interrupted(active, now))
@@ -667,7 +587,7 @@ class RealtimeProcessor(Processor):
 
     def _acted(self, turn: int, again: bool) -> None:
         """A reply's tools have returned; `again`: the vendor was asked to go on with them."""
-        if again and self._owed is None and self._response is None:
+        if again and self._answers.due is None:
             self._owe(turn)
         else:
             self.emit(ReplyEnded(turn))

@@ -13,6 +13,7 @@ from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.interfaces import RealtimeInput, ToolCall, ToolResult, Update
 from flowcat_server.processors.actions import Actions, Outcome
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.reply import MAX_ROUNDS, UNFINISHED
 
 log = structlog.get_logger()
@@ -26,6 +27,7 @@ class _Round:
     calls: Sequence[ToolCall]
     number: int
     """Of the reply's rounds, counted from 1."""
+    since_ms: int
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
@@ -58,22 +60,39 @@ class ToolRounds:
         self._conversation = conversation
         self._signal = signal
         self._done = done
+        self._called: list[ToolCall] = []
         self._running: list[_Round] = []
         self._last = (-1, 0)
         """The last round's reply and number."""
         self._told_node = agent.node.id
 
-    def begin(self, turn: int, calls: Sequence[ToolCall]) -> None:
-        """Carry out what a response of a reply called."""
+    def call(self, call: ToolCall) -> None:
+        """The response under way calls a tool, to be run when it has ended."""
+        self._called.append(call)
+
+    def forget(self) -> None:
+        """That response will not end."""
+        self._called.clear()
+
+    def begin(self, turn: int) -> bool:
+        """Carry out what a response of a reply has called; False: nothing."""
+        calls, self._called = self._called, []
+        if not calls:
+            return False
         self._last = turn, self._last[1] + 1 if self._last[0] == turn else 1
-        work = _Round(turn, calls, self._last[1])
+        work = _Round(turn, calls, self._last[1], self._call.now_ms())
         self._running.append(work)
         work.task = self._call.spawn(f"tools-{turn}", self._act(work))
+        return True
 
     @property
     def turn(self) -> int | None:
         """The reply whose tools are being run; None: none are."""
         return self._running[0].turn if self._running else None
+
+    def owes(self) -> Debt | None:
+        """The result of a tool."""
+        return Debt("tool", self._running[0].since_ms) if self._running else None
 
     async def returned(self) -> None:
         """Wait until no tool is running."""
@@ -82,6 +101,7 @@ class ToolRounds:
 
     def drop(self) -> None:
         """The caller interrupted: tools are stopped, the vendor gets what results there are."""
+        self.forget()
         dropped, self._running = self._running, []
         self._last = (-1, 0)
         for work in dropped:

@@ -103,6 +103,7 @@ async def test_a_conversation_with_a_tool_and_a_goodbye(
     )
     server = start_server(yaml(vendor, str(tables.make_url(""))), INN_KEY=KEY)
     assert "key from INN_KEY" in server.text()
+    assert "fillers, apologies and last words: they need a voice" in server.text()
     async with aiohttp.ClientSession() as session, Phone(session, server.url) as phone:
         await hears(phone, sounds[0])
         await asyncio.sleep(0.3)
@@ -240,6 +241,7 @@ async def test_a_dead_vendor_is_replaced_within_the_turn(
             "  tts: {provider: scripted, options: {first_audio_ms: 100}}\n"
         )
         server = start_server(config, INN_KEY=KEY)
+        assert "they need a voice" not in server.text()
         async with aiohttp.ClientSession() as session, Phone(session, server.url) as phone:
             await hears(phone, greeting)
             await asyncio.sleep(0.3)

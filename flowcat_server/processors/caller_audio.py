@@ -34,11 +34,13 @@ class CallerAudio:
         self._source = source
         self._kept: deque[AudioIn] = deque()
         self._kept_bytes = 0
+        self._most_bytes = source.bytes_for(KEPT_MS)
+        self._quiet_bytes = source.bytes_for(QUIET_KEPT_MS)
         self._unsent = 0
         """Of the frames kept, the last so many have not been sent."""
         self._answered_ms = -1
         self._repeated = False
-        """What the session will tell of first is what was sent once more."""
+        """The session will first tell of speech that was sent once more."""
         self.on_voice: Callable[[], None] = lambda: None
         """Called for each voiced chunk."""
         self._vad = vad.open(self._on_chunk) if vad is not None else None
@@ -58,7 +60,7 @@ class CallerAudio:
         self._transcoder = Transcoder(self._source, target)
         self._send = send
         self._unsent = len(self._kept)
-        self._repeated = self._unsent > 0
+        self._repeated = self.last_voice_ms > self._answered_ms
 
     def hear(self, frame: AudioIn, *, hold: bool) -> None:
         """The next audio; what was held back goes first as soon as `hold` is off."""
@@ -108,7 +110,7 @@ class CallerAudio:
         while kept and kept[0].at_ms <= self._answered_ms:
             self._kept_bytes -= len(kept.popleft().payload)
         quiet = self._vad is not None and self.last_voice_ms <= self._answered_ms
-        limit = self._source.bytes_for(QUIET_KEPT_MS if quiet and not self._unsent else KEPT_MS)
+        limit = self._quiet_bytes if quiet and not self._unsent else self._most_bytes
         while self._kept_bytes > limit:
             self._kept_bytes -= len(kept.popleft().payload)
         self._unsent = min(self._unsent, len(kept))

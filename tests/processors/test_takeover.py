@@ -28,6 +28,7 @@ from flowcat_server.core.interfaces import (
     Speak,
     ToolCall,
     ToolResult,
+    Truncate,
 )
 from flowcat_server.errors import ProviderBusy, ProviderRefused, ProviderUnavailable
 from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
@@ -172,6 +173,29 @@ async def test_words_that_the_caller_cuts_off_later_are_taken_back():
     assert correct == Correct(2, script.agent_lines[1])
     assert told.text.startswith(correct.text)
     assert told.text != correct.text
+
+
+@pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "browser"])
+@on_virtual_time
+async def test_the_next_session_is_told_what_was_heard_of_its_own_part(buffers: bool):
+    vendor, spare = Vendor(), Vendor()
+    async with led(vendor, spare, buffers=buffers) as script:
+        await greeted(script, vendor)
+        before = script.transport.heard_ms()
+        await asked(script, vendor, "Tell me.", "c1")
+        vendor.send(*slowly("a", "It is long,"), REFUSED)
+        await script.passes(200)
+        spare.send(*slowly("a", "very long, and nobody knows its end."))
+        await script.passes(1400)
+        spare.send(CallerSpeaking(True))
+        heard = await script.until(events.AgentHeard, count=2)
+        await script.passes(100)
+    (cut,) = spare.all(Truncate)
+    assert 0 < cut.heard_ms < 36 * MS_PER_CHAR
+    assert cut.heard_ms + 11 * MS_PER_CHAR == heard.heard_ms
+    assert heard.heard_ms == pytest.approx(script.transport.heard_ms() - before, abs=60)
+    assert heard.text.startswith("It is long, very")
+    assert not spare.all(Correct), "of the first part all was heard"
 
 
 # --- going on -------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ from flowcat_server.processors.transcribe import choose_format
 
 UNHURRIED_MS = 1000
 """Before providers that have all failed are tried again while the caller waits for nothing."""
+MOST_UNHURRIED_MS = 4000
+"""It doubles up to this."""
 
 
 class RealtimeProcessor(Processor):
@@ -149,6 +151,7 @@ class RealtimeProcessor(Processor):
         """A response that was cut off has not ended yet."""
         self._items = Items(call, playout, self)
         self._opened = False
+        self._pause_ms = UNHURRIED_MS
         self._given_up = False
         """The session was left because the caller has waited for too long."""
         self._history = History(conversation)
@@ -337,10 +340,11 @@ class RealtimeProcessor(Processor):
         again = self._providers.failed(error, hurry=None if waiting else False)
         if again and not given_up:
             return self._providers.delay_ms
+        pause_ms, self._pause_ms = self._pause_ms, min(MOST_UNHURRIED_MS, 2 * self._pause_ms)
         if not waiting and error.retryable:
             self._providers.begin()
-            return UNHURRIED_MS
-        return UNHURRIED_MS if self._turn_lost(turn, error, waiting=waiting) else None
+            return pause_ms
+        return pause_ms if self._turn_lost(turn, error, waiting=waiting) else None
 
     def _break_off(self) -> None:
         """What the session was saying ends here, at the last word that was surely said."""
@@ -557,6 +561,7 @@ class RealtimeProcessor(Processor):
         self._sessions.rest()
         self._providers.succeeded()
         self._rescue.turn_went_well()
+        self._pause_ms = UNHURRIED_MS
         self._caller.answered(self._voice_ms)
         if not self._rounds.begin(answer.turn):
             self.emit(ReplyEnded(answer.turn))

@@ -466,6 +466,21 @@ async def test_a_filler_is_interrupted_like_any_other_speech():
 
 
 @on_virtual_time
+async def test_a_tool_that_takes_long_is_bridged_by_a_filler():
+    vendor = Vendor()
+    voice = "provider: scripted, tts: {provider: scripted}"
+    yaml = TOOL_AGENT.replace("provider: scripted", voice)
+    async with led(vendor, yaml=yaml, tools=[tool(delay_s=3)]) as script:
+        await greeted(script, vendor, "Hello.")
+        await asked(script, vendor, "Is there a table?", "c1")
+        vendor.send(ToolCall("1", "look_up", {}), ResponseEnded(""))
+        await script.passes(3200)
+        vendor.send(*slowly("b", "There are four."), ResponseEnded("b"))
+        await script.until(events.AgentHeard, count=2)
+    assert script.agent_lines[1] == "One moment. There are four."
+
+
+@on_virtual_time
 async def test_without_a_voice_there_are_no_fillers_and_the_end_names_the_culprit():
     vendor = Vendor()
     async with led(vendor) as script:

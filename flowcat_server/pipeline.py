@@ -38,7 +38,7 @@ from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.announce import AnnounceProcessor
 from flowcat_server.processors.call import Call
-from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor
+from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
@@ -238,6 +238,10 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         voices = _members(parts.tts, turn.deadlines.tts)
 
+        def fill(debt: Debt, text: str) -> None:
+            del debt  # whoever owes it: the reply under way gets it
+            realtime.fill(text)
+
         def watch() -> None:
             dead_air.watch()
 
@@ -276,7 +280,7 @@ class CallLine:
             ),
             playout,
             (announce.owes, *realtime.owing),
-            lambda debt, text: realtime.fill(text),
+            fill,
             realtime.give_up,
         )
         self._opening = realtime.greet

@@ -115,12 +115,15 @@ class CallerTurns:
 
     def __init__(self) -> None:
         self._waiting: deque[Said] = deque(maxlen=TURNS_KEPT)
+        self.voice_ms = 0
+        """End of the caller's voice in the last of their turns."""
         self.again: Said | None = None
         """The turn whose audio was sent once more: the vendor will tell of it again."""
 
     def add(self, said: Said) -> None:
         """A turn has ended."""
         self._waiting.append(said)
+        self.voice_ms = said.speech_end_ms
 
     def find(self, item: str) -> Said | None:
         """The turn that the vendor calls so; where it has no names, the oldest."""

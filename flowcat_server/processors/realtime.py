@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from flowcat_server.core import events
 from flowcat_server.core.agent import Agent
-from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.frames import (
     AgentText,
@@ -63,6 +63,7 @@ from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.answers import Answer, Answers, CallerTurns, Said
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.caller_audio import CallerAudio
+from flowcat_server.processors.connection import Connection
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.ears import Ears
 from flowcat_server.processors.history import History
@@ -72,7 +73,6 @@ from flowcat_server.processors.lineup import Lineup
 from flowcat_server.processors.rescue import Rescue
 from flowcat_server.processors.rounds import ToolRounds
 from flowcat_server.processors.sessions import Sessions
-from flowcat_server.processors.transcribe import choose_format
 
 UNHURRIED_MS = 1000
 """Before providers that have all failed are tried again while the caller waits for nothing."""
@@ -128,8 +128,6 @@ class RealtimeProcessor(Processor):
         self._agent = agent
         self._conversation = conversation
         self._playout = playout
-        self._target = target
-        self._source = source
         self._actions = actions
         self._rescue = rescue
         self._interruption = interruption
@@ -144,19 +142,28 @@ class RealtimeProcessor(Processor):
         self._turn = 0
         """The last turn's number."""
         self._turns = CallerTurns()
-        self._voice_ms = 0
-        """End of the caller's voice in the turn that is being answered."""
         self._answers = Answers()
         self._cut = False
         """A response that was cut off has not ended yet."""
         self._items = Items(call, playout, self)
-        self._opened = False
         self._pause_ms = UNHURRIED_MS
         self._given_up = False
         """The session was left because the caller has waited for too long."""
         self._history = History(conversation)
-        self._use()
-        self._rounds = ToolRounds(call, agent, actions, conversation, self._signal, self._acted)
+        self._line = Connection(
+            providers,
+            agent,
+            playout,
+            source,
+            target,
+            self._history,
+            self._items,
+            self._caller,
+            self._answers,
+            self._turns,
+        )
+        signal = self._line.signal
+        self._rounds = ToolRounds(call, agent, actions, conversation, signal, self._acted)
         self._sessions = Sessions(
             call, providers, self._open, self._take, self._lost, self._rounds.returned
         )
@@ -188,11 +195,11 @@ class RealtimeProcessor(Processor):
     def ask(self, text: str) -> None:
         """Have the agent say something that nobody asked for."""
         turn = self._begin(self._turn + 1)
-        self._signal(Speak(text))
+        self._line.signal(Speak(text))
         self._owe(turn, text)
 
     def close(self) -> None:
-        self._inbox.close()
+        self._line.inbox.close()
         self._sessions.close()
         self._ears.close()
         self._caller.close()
@@ -228,11 +235,8 @@ class RealtimeProcessor(Processor):
         if self._rescue.over:
             self.emit(ReplyEnded(turn))
             return
-        self._signal(Say(text))
+        self._line.signal(Say(text))
         self._owe(turn)
-
-    def _signal(self, item: RealtimeInput) -> None:
-        self._inbox.signal(item)
 
     # --- for the watch over dead air --------------------------------------------------------
 
@@ -241,15 +245,16 @@ class RealtimeProcessor(Processor):
         """Who may owe the caller a sound."""
         return self._answers.owes, self._rounds.owes, self._ears.owes
 
-    def fill(self, text: str) -> None:
-        """Say something while a sound is late."""
+    def fill(self, text: str) -> bool:
+        """Say something while a sound is late; False: there is no voice for it."""
         if not self._can_say():
-            return
+            return False
         turn = self._turn_owed()
         if turn is not None:
             self.emit(AgentText(turn, text, self._call.now_ms()))
         else:
             self._say(self._begin(self._turn + 1), text)
+        return True
 
     def give_up(self) -> bool:
         """Nothing was said for too long; False: an answer that has begun is not given up."""
@@ -275,58 +280,13 @@ class RealtimeProcessor(Processor):
 
     # --- the session ------------------------------------------------------------------------
 
-    def _use(self) -> None:
-        """Feed the provider in use from now on, with what nobody has answered."""
-        provider = self._providers.current.plug
-        self._input = choose_format(self._source, provider.formats)
-        self._output = choose_format(self._target, provider.formats)
-        self._items.connect(Transcoder(self._output, self._target))
-        self._inbox: Inbox[RealtimeInput] = Inbox(
-            chunk_ms=provider.chunk_ms, bytes_per_ms=self._input.bytes_for(1000) / 1000
-        )
-        self._caller.connect(self._input, self._inbox.audio)
-
     def _open(self) -> tuple[RealtimeSetup, Inbox[RealtimeInput]]:
         """What the next session begins with."""
-        if self._opened:
-            self._use()
-        greeting, owed = "", self._answers.owed
-        history = self._history.begin(owed) if self._opened else []
-        if owed is not None:
-            greeting = self._wish(owed)
-        elif self._ears.unnoticed_ms is not None:
-            self._signal(Probe())
+        doubted = self._ears.unnoticed_ms is not None
+        begun = self._line.begin(hold=self._protected(), probe=doubted)
+        if doubted or self._answers.owed is not None:
             self._sessions.expect_first()
-        if not self._protected():
-            self._caller.send()
-        self._opened = True
-        agent = self._agent
-        setup = RealtimeSetup(
-            instructions=agent.system_prompt(),
-            tools=agent.tools(),
-            input=self._input,
-            output=self._output,
-            greeting=greeting,
-            history=history,
-        )
-        return setup, self._inbox
-
-    def _wish(self, answer: Answer) -> str:
-        """Have the session say what is owed; returns its greeting."""
-        self._sessions.expect_first()
-        if not self._opened:
-            if answer.turn == 0 and not answer.exact:
-                self._signal(Speak())
-            # A caller who has typed already was passed on.
-            return answer.exact if answer.turn == 0 else ""
-        again, rest = self._turns.hear_again(answer.turn), answer.rest(self._playout)
-        if again and rest is not None:
-            again = False
-            self._turns.forget()
-            self._caller.answered(self._voice_ms)
-        if not again:  # else it hears the caller's words once more, and answers unasked
-            self._signal(rest or Speak())
-        return ""
+        return begun
 
     def _lost(self, error: ProviderError) -> int | None:
         """A session has failed; says when another is opened."""
@@ -396,7 +356,7 @@ class RealtimeProcessor(Processor):
         """The vendor tells nothing of what the caller said: see whether it is there."""
         if self._rescue.over or self._caller.held or self._turn_owed() is not None:
             return False
-        self._signal(Probe())
+        self._line.signal(Probe())
         self._sessions.expect_first()
         self.emit(SpeechPaused(voice_ms, 0))
         return True
@@ -458,7 +418,6 @@ class RealtimeProcessor(Processor):
         """The caller has finished; what they said is yet to be told."""
         now = self._call.now_ms()
         said = Said(item, self._begin(self._turn + 1), speech_end_ms, now)
-        self._voice_ms = speech_end_ms
         self._turns.add(said)
         self.emit(TurnEnded(said.turn, "", speech_end_ms, now, now))
         self._owe(said.turn)
@@ -538,7 +497,7 @@ class RealtimeProcessor(Processor):
             return item
         if self._cut:
             items.drop(name)
-            self._signal(Truncate(name, 0))
+            self._line.signal(Truncate(name, 0))
             return None
         answer = self._respond()
         item = items.add(name, answer.turn)
@@ -562,7 +521,7 @@ class RealtimeProcessor(Processor):
         self._providers.succeeded()
         self._rescue.turn_went_well()
         self._pause_ms = UNHURRIED_MS
-        self._caller.answered(self._voice_ms)
+        self._caller.answered(self._turns.voice_ms)
         if not self._rounds.begin(answer.turn):
             self.emit(ReplyEnded(answer.turn))
         if self._answers.owed is not None:
@@ -579,7 +538,7 @@ class RealtimeProcessor(Processor):
             return
         now = self._call.now_ms()
         for name, heard_ms in self._items.cut():
-            self._signal(Truncate(name, heard_ms))
+            self._line.signal(Truncate(name, heard_ms))
         self._cut = self._answers.drop(by_voice=by_voice)
         self._turns.again = None
         self._sessions.rest()
@@ -587,7 +546,7 @@ class RealtimeProcessor(Processor):
         self.emit(Interrupted(active, now))
         correction = self._history.correction()
         if correction is not None:
-            self._signal(correction)
+            self._line.signal(correction)
         self._rounds.tell_node()  # a goodbye may have been taken back
 
     def _acted(self, turn: int, again: bool) -> None:

@@ -57,7 +57,6 @@ from flowcat_server.core.interfaces import (
 from flowcat_server.core.keypad import Keypad
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
-from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.answers import Answer, Answers, CallerTurns, Said
@@ -272,10 +271,8 @@ class RealtimeProcessor(Processor):
 
     def _say(self, turn: int, text: str) -> None:
         """Have fixed words end a reply."""
-        splitter = SentenceSplitter()
-        for sentence in (*splitter.feed(text), splitter.flush()):
-            if sentence:
-                self.emit(AgentText(turn, sentence, self._call.now_ms()))
+        if text:
+            self.emit(AgentText(turn, text, self._call.now_ms()))
         self.emit(ReplyEnded(turn))
 
     # --- the session ------------------------------------------------------------------------

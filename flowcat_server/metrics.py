@@ -52,6 +52,10 @@ METRICS: Final[dict[str, str]] = {
         "How often the next provider, asked beside this one for turn.dead_air.hedge_after, was "
         "the first to answer."
     ),
+    "flowcat_provider_guesses_total": (
+        "Replies that a language model was asked for before the caller's turn had ended "
+        "(turn.speculation): used, or dropped because the caller went on."
+    ),
     "flowcat_tool_duration_seconds": "How long tools ran, by tool and outcome.",
     "flowcat_audio_frames_total": "Pieces of audio received (in) and sent (out).",
     "flowcat_media_dropped_frames_total": "Pieces of audio that were dropped, by where.",
@@ -98,6 +102,8 @@ class BreakerCounts(Protocol):
 
     opened: int
     hedges_lost: int
+    guesses_used: int
+    guesses_dropped: int
 
     def state(self, now_ms: int) -> str:
         """One of `BREAKER_STATES`."""
@@ -318,14 +324,20 @@ class Metrics:
             *_named("flowcat_provider_breaker_opened_total"), labels=labels
         )
         lost = CounterMetricFamily(*_named("flowcat_provider_hedges_lost_total"), labels=labels)
+        guesses = CounterMetricFamily(
+            *_named("flowcat_provider_guesses_total"), labels=[*labels, "outcome"]
+        )
         now_ms = self._now_ms()
         for names, breaker in self._breakers.items():
             state.add_metric(names, BREAKER_STATES.index(breaker.state(now_ms)))
             opened.add_metric(names, breaker.opened)
             lost.add_metric(names, breaker.hedges_lost)
+            guesses.add_metric((*names, "used"), breaker.guesses_used)
+            guesses.add_metric((*names, "dropped"), breaker.guesses_dropped)
         yield state
         yield opened
         yield lost
+        yield guesses
 
 
 class _Collector:

@@ -25,6 +25,7 @@ from flowcat_server.core.interfaces import (
     SpeechToText,
     TextToSpeech,
     Transport,
+    TurnModel,
     Vad,
     Warms,
 )
@@ -42,8 +43,10 @@ from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
+from flowcat_server.processors.judge import Judge
 from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.play import PlayProcessor
+from flowcat_server.processors.prepared import Prepared
 from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import ReplyProcessor
@@ -71,6 +74,8 @@ class Candidate(Generic[Plug]):
     """Own deadline for the first result; None: the kind's."""
     breaker: Breaker = field(default_factory=Breaker)
     """What all calls know of its health."""
+    cheap: bool = True
+    """A request that is thrown away costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,14 @@ class Parts:
     profile: Profile
     toolbox: Toolbox
     vad: Vad | None = None
+    turn: Candidate[TurnModel] | None = None
     stt: Sequence[Candidate[SpeechToText]] = ()
     llm: Sequence[Candidate[LanguageModel]] = ()
     tts: Sequence[Candidate[TextToSpeech]] = ()
     """In the realtime mode: the voice for fixed words, if there is one."""
     realtime: Sequence[Candidate[SpeechToSpeech]] = ()
+    prepared: Prepared = field(default_factory=Prepared)
+    """Fixed texts that have been spoken ahead of time."""
 
 
 class CallLine:
@@ -122,7 +130,12 @@ class CallLine:
         if mode != "echo":
             self.agent = Agent(parts.profile, _clock_variables(parts.profile, variables))
             self._actions = Actions(
-                call, self.agent, self.playout, parts.toolbox.run, parts.toolbox.fillers
+                call,
+                self.agent,
+                self.playout,
+                parts.toolbox.run,
+                parts.toolbox.fillers,
+                parts.toolbox.harmless,
             )
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
         self._opening: Callable[[], None] = lambda: None
@@ -159,23 +172,50 @@ class CallLine:
         echo = Echo(transport.output_format, playout.said)
         playout.tap(echo.played, echo.cleared)
         detector = TurnDetector(
-            _turn_rules(parts.config),
+            _turn_rules(parts),
             floor=playout,
             endpointing=endpointing,
             expects=lambda: endpointing.expects(agent.node.slots, agent.variables),
             backchannel=words.is_backchannel if words is not None else lambda text: False,
             echo=echo.explains,
+            after_echo=echo.after,
         )
-        turn = TurnProcessor(call, detector, parts.vad, transport.input_format, echo)
+        smart = turn_config.endpointing.mode == "smart"
+        judge = (
+            Judge(call, parts.turn.name, parts.turn.plug, transport.input_format)
+            if parts.turn is not None and smart
+            else None
+        )
+        turn = TurnProcessor(call, detector, parts.vad, transport.input_format, echo, judge)
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 
-        def ask(text: str) -> None:
+        def ask(text: str, *, at_once: bool = False) -> None:
             number = detector.skip()
-            reply.begin(number)
+            reply.begin(number, speak.overtake(number) if at_once else None)
             if text:
                 idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
+
+        def fill(debt: Debt, text: str) -> bool:
+            if debt.stage == "tts":
+                if not speak.can_say(text):
+                    return False
+                ask(text, at_once=True)
+            elif debt.stage == "stt":
+                ask(text)
+            else:
+                reply.fill(text)
+            return True
+
+        def muted(error: ProviderError) -> None:
+            text = "" if rescue.over else rescue.give_up(error)
+            if not (text and speak.can_say(text)):
+                rescue.finish(error)
+                return
+            ask(text, at_once=True)
+            reply.abandon()
+            speak.give_up()
 
         def bearable_ms() -> int:
             return dead_air.bearable_ms()
@@ -204,6 +244,7 @@ class CallLine:
             self._actions,
             rescue,
             turn_config.dead_air.hedge_after,
+            speculates=_speculates(parts),
         )
         idle = self._idle(lambda: detector.open, ask)
         speak = SpeakProcessor(
@@ -211,8 +252,9 @@ class CallLine:
             Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
-            rescue,
+            parts.prepared,
             bearable_ms,
+            muted,
         )
         dead_air = DeadAirProcessor(
             call,
@@ -223,7 +265,7 @@ class CallLine:
             ),
             playout,
             (speak.owes, reply.owes, transcribe.owes),
-            lambda debt, text: ask(text) if debt.stage == "stt" else reply.fill(text),
+            fill,
             reply.give_up,
         )
         self._opening = reply.greet
@@ -238,9 +280,8 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         voices = _members(parts.tts, turn.deadlines.tts)
 
-        def fill(debt: Debt, text: str) -> None:
-            del debt  # whoever owes it: the reply under way gets it
-            realtime.fill(text)
+        def fill(debt: Debt, text: str) -> bool:
+            return debt.stage != "tts" and realtime.fill(text)
 
         def watch() -> None:
             dead_air.watch()
@@ -311,8 +352,14 @@ class CallLine:
         actions.finish()
 
 
-def _turn_rules(config: Config) -> TurnRules:
-    turn = config.turn
+def _speculates(parts: Parts) -> bool:
+    """Whether replies are begun while endpointing waits."""
+    wanted = parts.config.turn.speculation
+    return parts.llm[0].cheap if wanted == "auto" else wanted
+
+
+def _turn_rules(parts: Parts) -> TurnRules:
+    turn = parts.config.turn
     return TurnRules(
         pause_ms=turn.endpointing.pause,
         transcript_wait_ms=STT_ANSWERS_MS,
@@ -322,6 +369,7 @@ def _turn_rules(config: Config) -> TurnRules:
             min_words=turn.interruption.min_words,
             resume_after_ms=turn.interruption.resume_after,
         ),
+        supposes=_speculates(parts),
     )
 
 

@@ -61,6 +61,7 @@ def start_screen(
 
 _KINDS = {
     "vad": "Voice",
+    "turn": "Turns",
     "stt": "Hears",
     "llm": "Thinks",
     "tts": "Speaks",

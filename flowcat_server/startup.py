@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+import structlog
+
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
@@ -17,14 +19,16 @@ from flowcat_server.core.breaker import Breaker, BreakerRules
 from flowcat_server.core.interfaces import KnowsAgent, ToolSpec
 from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.core.templates import names, render
-from flowcat_server.errors import ConfigError, FlowcatError, MissingExtra, Problem
+from flowcat_server.errors import ConfigError, FlowcatError, MissingExtra, Problem, ProviderError
 from flowcat_server.pipeline import Candidate, Parts
 from flowcat_server.providers.http import Http
-from flowcat_server.providers.registry import Kind
+from flowcat_server.providers.registry import Kind, find
 from flowcat_server.providers.resolve import examine, settings_for
 from flowcat_server.tools.http_request import HttpRunner
 from flowcat_server.tools.python_function import PythonRunner, describe, load
 from flowcat_server.tools.toolbox import Tool, Toolbox
+
+log = structlog.get_logger()
 
 START_TIMEOUT_S = 60.0
 
@@ -98,7 +102,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
             continue
         plug, used = created
         plugs.setdefault(kind, []).append(
-            Candidate(_title(spec), plug, spec.timeout, Breaker(rules))
+            Candidate(_title(spec), plug, spec.timeout, Breaker(rules), _cheap(kind, spec))
         )
         built.used.append(used)
         built.closers.append(plug.close)
@@ -123,6 +127,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         profile,
         toolbox,
         vad=plugs["vad"][0].plug if "vad" in plugs else None,
+        turn=plugs["turn"][0] if "turn" in plugs else None,
         stt=plugs.get("stt", ()),
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),
@@ -132,8 +137,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         if isinstance(candidate.plug, KnowsAgent):
             await candidate.plug.prepare(loaded.graph, loaded.knowledge)
     if built.parts.tts:
-        await built.parts.tts[0].plug.prepare(first_texts(built.parts))
-        progress.say("the first words are prepared")
+        await _prepare_first(built.parts, progress)
     return built
 
 
@@ -170,6 +174,12 @@ def _create(
     return provider.create(settings), used
 
 
+def _cheap(kind: Kind, spec: ProviderSpec) -> bool:
+    """Whether nobody pays for a request that is thrown away."""
+    provider = find(kind, spec.provider)
+    return provider is not None and (provider.local or provider.unmetered)
+
+
 async def _start(plug: Any, used: Used, progress: Progress) -> None:
     begun = time.monotonic()
     if used.local:
@@ -179,13 +189,30 @@ async def _start(plug: Any, used: Used, progress: Progress) -> None:
     progress.say(f"{used.kind} {used.name} is ready ({used.ready_ms} ms)")
 
 
+async def _prepare_first(parts: Parts, progress: Progress) -> None:
+    """Have spoken what must be ready when the first call comes."""
+    voice = parts.tts[0].plug
+    texts = first_texts(parts)
+    await voice.prepare(texts)
+    try:
+        await parts.prepared.add(voice, texts)
+    except ProviderError as error:  # calls have deadlines and fallbacks for this
+        log.warning("greeting_not_prepared", provider=error.provider, error=error.detail)
+        progress.say(f"the greeting could not be prepared: {error}")
+    else:
+        progress.say("the greeting is prepared")
+
+
 def first_texts(parts: Parts) -> list[str]:
     """Texts that must be ready when the first call comes: the greeting and what fills a gap."""
     turn, graph = parts.config.turn, parts.profile.graph
     if parts.realtime:
-        return _rendered(parts, turn.dead_air.filler)
+        return _fixed(parts, turn.dead_air.filler)
     greeting = graph.nodes[graph.start].greeting
-    return _rendered(parts, [greeting, *turn.dead_air.filler, *turn.idle.say])
+    return [
+        *_pieces(_fixed(parts, [greeting])),
+        *_fixed(parts, turn.dead_air.filler + turn.idle.say),
+    ]
 
 
 def later_texts(parts: Parts) -> list[str]:
@@ -196,29 +223,40 @@ def later_texts(parts: Parts) -> list[str]:
         texts += [fact.answer for fact in parts.profile.knowledge]
         texts += [text for node in nodes for text in (node.greeting, *node.say)]
         texts += [target.say for node in nodes for target in node.transfers]
+    return [*_pieces(_fixed(parts, texts)), *_fixed(parts, parts.config.turn.dead_air.say)]
+
+
+def last_words(parts: Parts) -> list[str]:
+    """What has to be heard when there is no voice any more."""
     dead_air = parts.config.turn.dead_air
-    texts += [*dead_air.say, *dead_air.goodbye]
-    texts += [dead_air.transfer.say] if dead_air.transfer else []
-    return _rendered(parts, texts)
+    transfer = [dead_air.transfer.say] if dead_air.transfer else []
+    return _fixed(parts, [*dead_air.filler, *dead_air.goodbye[:1], *transfer])
 
 
 async def prepare_later(parts: Parts) -> None:
     """Have the fixed texts spoken ahead of time, one by one beside the calls."""
+    for candidate in parts.tts:
+        try:
+            await parts.prepared.add(candidate.plug, last_words(parts))
+        except ProviderError as error:
+            log.warning("words_not_prepared", provider=error.provider, error=error.detail)
     for text in later_texts(parts):
         await parts.tts[0].plug.prepare([text])
-    # Where a voice has to be replaced, the silence before it has been long enough.
-    for candidate in parts.tts[1:]:
-        await candidate.plug.prepare(_rendered(parts, parts.config.turn.dead_air.filler))
 
 
-def _rendered(parts: Parts, texts: Iterable[str]) -> list[str]:
-    """The texts that do not depend on the call, as they will be spoken: piece by piece."""
+def _fixed(parts: Parts, texts: Iterable[str]) -> list[str]:
+    """The texts that do not depend on the call."""
     variables = parts.profile.seed_variables
+    known = (render(text, variables) for text in texts if names(text) <= variables.keys())
+    return [text for text in dict.fromkeys(known) if text]
+
+
+def _pieces(texts: Iterable[str]) -> list[str]:
+    """Texts as the model's words are spoken: piece by piece."""
     pieces: list[str] = []
     for text in texts:
-        if names(text) <= variables.keys():
-            splitter = SentenceSplitter()
-            pieces += [*splitter.feed(render(text, variables)), splitter.flush()]
+        splitter = SentenceSplitter()
+        pieces += [*splitter.feed(text), splitter.flush()]
     return [piece for piece in dict.fromkeys(pieces) if piece]
 
 
@@ -247,6 +285,7 @@ def _tool(tool: ToolConfig, loaded: Loaded, http: Http) -> Tool:
             ),
             tool.timeout,
             tuple(tool.say),
+            request.method != "GET" if tool.side_effect is None else tool.side_effect,
         )
     function = load(tool.python, loaded.base_dir)
     found = describe(tool.name, function)
@@ -255,7 +294,8 @@ def _tool(tool: ToolConfig, loaded: Loaded, http: Http) -> Tool:
         tool.description or found.description,
         _parameters(tool.parameters) if tool.parameters else found.parameters,
     )
-    return Tool(spec, PythonRunner(function), tool.timeout, tuple(tool.say))
+    side_effect = tool.side_effect is not False
+    return Tool(spec, PythonRunner(function), tool.timeout, tuple(tool.say), side_effect)
 
 
 def _parameters(parameters: dict[str, Any]) -> dict[str, Any]:

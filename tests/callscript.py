@@ -23,7 +23,7 @@ from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.pipeline import CallLine, Candidate, Parts
 from flowcat_server.processors.record import Recorder
 from flowcat_server.providers.http import Http
-from flowcat_server.providers.registry import Kind, Settings, find
+from flowcat_server.providers.registry import KINDS, Kind, Settings, find
 from flowcat_server.session import Session
 from flowcat_server.tools.toolbox import Tool, Toolbox
 
@@ -195,6 +195,7 @@ async def parts(
         Profile("test", file.graph, config.agent.seed_vars, toolbox.specs),
         toolbox,
         vad=plugs["vad"][0].plug if "vad" in plugs else None,
+        turn=plugs["turn"][0] if "turn" in plugs else None,
         stt=plugs.get("stt", ()),
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),
@@ -203,7 +204,7 @@ async def parts(
 
 
 def _kind(kind: str) -> Kind:
-    assert kind in ("stt", "llm", "tts", "realtime", "vad")
+    assert kind in KINDS
     return kind  # type: ignore[return-value]
 
 

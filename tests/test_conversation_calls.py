@@ -51,7 +51,7 @@ async def test_the_agent_greets_listens_and_answers(buffers: bool):
 @both_wires
 @on_virtual_time
 async def test_latency_parts_add_up_to_what_the_caller_waited(buffers: bool):
-    async with call(AGENT, buffers=buffers) as script:
+    async with call(AGENT + "turn: {speculation: false}\n", buffers=buffers) as script:
         await script.until(events.AgentHeard)
         began = len(script.transport.heard)
         await script.passes(800, b"\x00\x40" * 160)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from flowcat_server.config.language import turn_words
+from flowcat_server.core.audio import PCM_8K
+from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
 from flowcat_server.core.frames import Frame, Interrupted, SpeechPaused, SpeechProbed
 from flowcat_server.core.turn import TurnDetector, TurnRules
@@ -30,6 +32,8 @@ class Script:
     about_to_ask: bool = False
     echo_until: int = 0
     """What is heard before this is the agent's own sound."""
+    says: str = ""
+    """The agent's words."""
     now: int = 0
     frames: list[Frame] = field(default_factory=list)
 
@@ -41,6 +45,7 @@ class Script:
             endpointing=ENDPOINTING,
             backchannel=WORDS.is_backchannel,
             echo=lambda from_ms, to_ms, text: to_ms <= self.echo_until,
+            after_echo=Echo(PCM_8K, lambda: self.says).after,
         )
 
     # --- the agent ------------------------------------------------------------------------

@@ -25,13 +25,15 @@ from flowcat_server.core.interfaces import (
     ToolSpec,
 )
 from flowcat_server.errors import ProviderError, ToolError
+from flowcat_server.pipeline import Parts
 from flowcat_server.providers.drills import Fault, FaultOptions, FaultPlan
 from flowcat_server.providers.llm.scripted import ScriptedLlm, ScriptedLlmOptions
 from flowcat_server.providers.realtime.scripted import ScriptedRealtime, ScriptedRealtimeOptions
 from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
+from flowcat_server.startup import first_texts, last_words, prepare_later
 from flowcat_server.tools.toolbox import Tool
 from tests import virtual
-from tests.callscript import VOICE, Script, call
+from tests.callscript import VOICE, Script, call, loaded, parts
 from tests.fakes.settings import settings
 
 Stage = Literal["stt", "llm", "tts", "tool", "realtime"]
@@ -199,10 +201,11 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def _yaml(cell: Cell) -> str:
+def _yaml(cell: Cell, uses_before: int) -> str:
+    """The cell's agent file; a voice has been well for so many uses."""
     if cell.stage == "realtime":
         return REALTIME_YAML.format(greeting=GREETING, letter=LETTER_MS)
-    after = ", fail_after: 1" if cell.stage == "tts" else ""  # the greeting goes well
+    after = f", fail_after: {uses_before}" if cell.stage == "tts" else ""
     trouble = f", fail: {cell.fault}, slow_ms: {SLOW_MS}{after}"
     parts = dict.fromkeys(("stt", "tts", "stt_spare", "tts_spare"), "")
     if cell.stage in SPARES:
@@ -240,14 +243,28 @@ def _models(cell: Cell, shown: list[list[Message]]) -> list[_Model]:
     return [*models, *([_Model(ScriptedLlmOptions(**options), shown)] if cell.fallback else [])]
 
 
+async def _process(cell: Cell, shown: list[list[Message]]) -> Parts:
+    """What the server has made of the file when the first call comes."""
+    fault = cell.fault if cell.stage == "tool" else "slow"
+    tool = Tool(ToolSpec("look", "Looks."), _Look(fault), 10_000)
+
+    async def made(uses_before: int) -> Parts:
+        file = loaded(_yaml(cell, uses_before))
+        return await parts(file, [tool], _providers(cell, shown))
+
+    draft = await made(0)
+    shared = await made(len({*first_texts(draft), *last_words(draft)}))
+    await shared.prepared.add(shared.tts[0].plug, first_texts(shared))
+    await prepare_later(shared)
+    return shared
+
+
 async def _call(cell: Cell) -> Result:
     shown: list[list[Message]] = []
-    tool = Tool(ToolSpec("look", "Looks."), _Look(cell.fault if cell.stage == "tool" else "slow"),
-                10_000)  # fmt: skip
     silences: list[int] = []
     answered: list[bool] = []
     spoke_ms = 0
-    async with call(_yaml(cell), tools=[tool], extra=_providers(cell, shown)) as script:
+    async with call("", shared=await _process(cell, shown)) as script:
         await _listen(script, GREETING, 0, silences)
         for turn in range(TURNS):
             if script.ended is not None:
@@ -274,7 +291,7 @@ def interrupted(cell: Cell, at_ms: int) -> tuple[str, ...]:
 
     async def talk() -> tuple[str, ...]:
         shown: list[list[Message]] = []
-        async with call(_yaml(cell), extra=_providers(cell, shown)) as script:
+        async with call("", shared=await _process(cell, shown)) as script:
             await _listen(script, GREETING, 0, [])
             await script.passes(800, VOICE)
             await script.passes(at_ms)

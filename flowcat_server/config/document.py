@@ -147,7 +147,9 @@ def is_provider(path: Path) -> bool:
     """Whether a provider stands at that path, which may be written ``provider/model``."""
     if len(path) >= 2 and path[-2] == "fallback":
         return path[0] == "topology"
-    return len(path) == 2 and path[0] == "topology" and path[1] in ("stt", "llm", "tts", "vad")
+    return (
+        len(path) == 2 and path[0] == "topology" and path[1] in ("stt", "llm", "tts", "vad", "turn")
+    )
 
 
 def dotted(path: Sequence[str | int]) -> str:

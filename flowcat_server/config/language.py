@@ -63,6 +63,10 @@ def _load(name: str) -> TurnWords:
         letter_names=_phrases(data["letter_names"]),
         spelled_as=_phrases(data["spelled_as"]),
         spelling=frozenset(data["spelling"]),
+        places=_phrases(data["places"]),
+        mail=_phrases(data["mail"]),
+        at_signs=frozenset(data["at_signs"]),
+        dots=frozenset(data["dots"]),
     )
 
 

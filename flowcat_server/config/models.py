@@ -183,9 +183,10 @@ class Tool(Block):
     say: Texts = Field(
         default_factory=list, description="Spoken when it starts; one text is chosen in turn."
     )
-    side_effect: bool = Field(
-        default=False,
-        description="Changes something: never run on a guess that may be thrown away.",
+    side_effect: bool | None = Field(
+        default=None,
+        description="Changes something: not run before the caller has certainly finished (see "
+        "`turn.speculation`). Not given: a GET request changes nothing, anything else does.",
     )
 
     @model_validator(mode="after")

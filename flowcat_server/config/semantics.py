@@ -52,7 +52,7 @@ def _agent(config: Config, document: Document) -> Iterator[Problem]:
 
 def _topology(config: Config, document: Document) -> Iterator[Problem]:
     mode = config.topology.mode
-    stages = ("stt", "llm", "vad")
+    stages = ("stt", "llm", "vad", "turn")
     single = ("provider", "model", "voice", "language", "api_key", "api_key_env", "base_url",
               "options", "timeout", "fallback")  # fmt: skip
     given = document.get(("topology",))

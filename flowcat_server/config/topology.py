@@ -11,7 +11,7 @@ from flowcat_server.config.blocks import FlowcatBlock
 from flowcat_server.config.document import split_short_form
 from flowcat_server.config.types import Duration, OrString
 
-ProviderKind = Literal["stt", "llm", "tts", "realtime", "vad"]
+ProviderKind = Literal["stt", "llm", "tts", "realtime", "vad", "turn"]
 
 
 class ProviderSpec(FlowcatBlock):
@@ -107,6 +107,11 @@ class Topology(FlowcatBlock):
     vad: ProviderRef = Field(
         default_factory=_local("silero"), description="Voice activity detection."
     )
+    turn: ProviderRef | None = Field(
+        default=None,
+        description="Cascaded: a model that hears whether a caller who has paused has finished, "
+        "beside the words; nothing: none.",
+    )
 
     @property
     def realtime(self) -> ProviderSpec:
@@ -131,12 +136,14 @@ class Topology(FlowcatBlock):
     def used(self) -> Iterator[tuple[ProviderKind, str, ProviderSpec]]:
         """Every provider in use: kind, dotted path, spec; fallbacks after their owner."""
         kinds: dict[str, tuple[ProviderKind, ...]] = {
-            "cascaded": ("vad", "stt", "llm", "tts"),
+            "cascaded": ("vad", "turn", "stt", "llm", "tts"),
             "realtime": ("realtime", "tts") if self.fixed_words else ("realtime",),
         }
         for kind in kinds.get(self.mode, ()):
             path = "topology" if kind == "realtime" else f"topology.{kind}"
-            spec: ProviderSpec = getattr(self, kind)
+            spec: ProviderSpec | None = getattr(self, kind)
+            if spec is None:
+                continue
             yield kind, path, spec
             for number, spare in enumerate(spec.fallback):
                 yield kind, f"{path}.fallback.{number}", spare

@@ -187,6 +187,13 @@ class Turn(Block):
     interruption: Interruption = Field(
         default_factory=Interruption, description="When the caller may cut in."
     )
+    speculation: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Ask the language model when the caller seems to have finished, while "
+        "endpointing still waits; nothing of its answer is said or kept if the caller goes on. "
+        "auto: where an answer that is thrown away costs nothing, which is a model in this machine "
+        "or on a server of one's own.",
+    )
     idle: Idle = Field(default_factory=Idle, description="When nobody speaks.")
     dead_air: DeadAir = Field(default_factory=DeadAir, description="When the agent is late.")
     deadlines: Deadlines = Field(

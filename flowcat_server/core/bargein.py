@@ -103,6 +103,19 @@ class BargeIn:
         self._given_up = False
         """This stretch of speech was taken for nothing."""
         self._onset_ms = self._begun_ms = self._until_ms = 0
+        self._opened_ms: int | None = None
+        """The onset of the open turn."""
+        self._echo_ms = 0
+
+    @property
+    def echo_ms(self) -> int:
+        """How long the open turn was nothing but the agent's echo, before the caller joined in."""
+        return self._echo_ms
+
+    @property
+    def over(self) -> bool:
+        """The open turn began over the agent's speech, and may be nothing."""
+        return self._over
 
     def voice(self, onset_ms: int, at_ms: int, text: str, now_ms: int) -> list[Frame]:
         """The caller has been speaking from `onset_ms` to `at_ms`, and now speaks over the agent.
@@ -113,6 +126,8 @@ class BargeIn:
             self._onset_ms = onset_ms
             if not self._held:
                 self._next_run()
+        if self._opened_ms is None:
+            self._opened_ms = onset_ms
         self._until_ms = at_ms
         floor = self._floor
         turn = floor.active()
@@ -167,7 +182,8 @@ class BargeIn:
     def close(self) -> None:
         """The caller's turn is over, one way or another."""
         self._over = self._answering = False
-        self._held_at = None
+        self._held_at = self._opened_ms = None
+        self._echo_ms = 0
         self._onset_ms = -1
 
     # --- inside -----------------------------------------------------------------------------
@@ -222,7 +238,10 @@ class BargeIn:
         if self._alarmed != turn:
             self._alarmed, self._alarms = turn, 0
         begun_ms = max(self._onset_ms, at_ms - NEW_MS)
-        if self._alarms >= HOLDS or self._echo(begun_ms, at_ms, ""):
+        if self._alarms >= HOLDS:
+            return []
+        if self._echo(begun_ms, at_ms, ""):
+            self._echo_ms = at_ms - (self._opened_ms or 0)
             return []
         self._held_at, self._begun_ms = now_ms, begun_ms
         return [AgentHeld(turn, at_ms)]

@@ -38,6 +38,8 @@ class Breaker:
         self._trial_ms: int | None = None
         self.opened = 0
         """How often it has opened."""
+        self.guesses_used = self.guesses_dropped = 0
+        """Replies that were begun before the caller's turn had ended, and what became of them."""
         self.hedges_lost = 0
         """How often the next provider, asked beside this one, was the first to answer."""
 

@@ -14,9 +14,9 @@ class _Said:
 
     __slots__ = ("first", "last", "reply", "results", "tool_calls")
 
-    def __init__(self, reply: Reply, first: int) -> None:
+    def __init__(self, reply: Reply, first: int, last: int | None = None) -> None:
         self.reply, self.first = reply, first
-        self.last: int | None = None
+        self.last = last
         """Exclusive; None while the reply goes on."""
         self.tool_calls: tuple[ToolCall, ...] = ()
         self.results: tuple[Message, ...] = ()
@@ -61,6 +61,20 @@ class Conversation:
             raise ValueError(f"reply {turn} has not begun")
         self._entries.append(_Said(reply, 0))
 
+    def interjected(self, turn: int, late: int) -> None:
+        """A reply starts that is heard before what reply `late` has no sound for yet."""
+        self.reply_begins(turn)
+        interjection = self._entries.pop()
+        for index, entry in reversed(list(enumerate(self._entries))):
+            if isinstance(entry, _Said) and entry.reply.turn == late:
+                mute = entry.reply.mute
+                if entry.first <= mute:
+                    before = _Said(entry.reply, entry.first, mute)
+                    entry.first = mute
+                    self._entries[index:index] = [before, interjection]
+                    return
+        self._entries.append(interjection)
+
     def tool_round(self, turn: int, calls: Sequence[ToolCall], results: Sequence[str]) -> None:
         """The model called tools and got their results; the reply goes on after them.
 
@@ -86,13 +100,17 @@ class Conversation:
             return None
         return end.reply, end.first
 
-    def messages(self) -> list[Message]:
+    def messages(self, supposed: str = "") -> list[Message]:
         """What the model may know: heard words, marked where they were cut off.
 
         A reply that is still under way counts as said; one of which nothing was heard is absent.
+        `supposed` stands at the end as if the caller had said it.
         """
+        entries = self._entries
+        if supposed:
+            entries = [*entries[-self._max_messages :], Message("user", supposed)]
         messages: list[Message] = []
-        for entry in self._entries[-self._max_messages :]:
+        for entry in entries[-self._max_messages :]:
             if isinstance(entry, Message):
                 messages.append(entry)
             else:

@@ -44,6 +44,7 @@ LATEST = 300
 """The same, at most: the latest 6 s in which the agent sounded."""
 WORDS_ALIKE = 0.65
 _WORD = re.compile(r"[\w']+")
+_BETWEEN = " \t\n.,;:!?\u2026-\u2013\u2014"
 
 
 class Echo:
@@ -119,6 +120,27 @@ class Echo:
             return False
         blocks = SequenceMatcher(None, words, said, autojunk=False).get_matching_blocks()
         return sum(block.size for block in blocks) >= WORDS_ALIKE * len(words)
+
+    def after(self, text: str, most: int) -> str:
+        """A transcript without the agent's words at its front, which are `most` at most."""
+        found = list(_WORD.finditer(text))
+        words = [word[0].lower() for word in found]
+        said = _WORD.findall(self._said().lower())
+        matcher = SequenceMatcher(None, words, said, autojunk=False)
+        theirs = alike = 0
+        shift = None
+        for block in matcher.get_matching_blocks():
+            if not block.size or block.a + block.size > most:
+                break
+            if shift is not None and abs(block.b - block.a - shift) > 1:
+                break  # the agent says these words elsewhere
+            shift = block.b - block.a
+            alike += block.size
+            if alike >= WORDS_ALIKE * (block.a + block.size):
+                theirs = block.a + block.size
+        if theirs < 2:
+            return text
+        return text[found[theirs - 1].end() :].lstrip(_BETWEEN)
 
     # --- inside -----------------------------------------------------------------------------
 

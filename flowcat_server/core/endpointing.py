@@ -5,8 +5,8 @@ bounded by one of three numbers of the agent file:
 
 - `min_delay_ms` after what can stand alone, and as soon as an asked number is complete;
 - `max_delay_ms` after a sentence that asks for more ("I'd like to, um");
-- `number_delay_ms` while something is dictated: numbers and spellings come in groups, with
-  pauses that would end any other sentence.
+- `number_delay_ms` while something is dictated: numbers, spellings and addresses come in groups,
+  with pauses that would end any other sentence.
 """
 
 from __future__ import annotations
@@ -35,6 +35,15 @@ class Expects:
     """A name: it may be spelled."""
     spelling: bool = False
     """The caller was asked to spell."""
+    address: bool = False
+    """A postal address: it comes in pieces, and nobody can tell which is the last."""
+    mail: bool = False
+    """An e-mail address."""
+
+    @property
+    def dictated(self) -> bool:
+        """Something that comes in pieces."""
+        return self.number or self.spelling or self.address or self.mail
 
 
 NOTHING = Expects()
@@ -57,8 +66,15 @@ class Endpointing:
         """No wait is longer."""
         return max(self.min_delay_ms, self.max_delay_ms, self.number_delay_ms)
 
-    def delay_ms(self, text: str, expects: Expects = NOTHING) -> int:
-        """Silence that ends a turn with this transcript so far."""
+    def delay_ms(self, text: str, expects: Expects = NOTHING, goes_on: bool = False) -> int:
+        """Silence that ends a turn with this transcript so far.
+
+        `goes_on`: by the sound of it, the sentence is not over.
+        """
+        delay = self._by_words_ms(text, expects)
+        return max(delay, self.max_delay_ms) if goes_on else delay
+
+    def _by_words_ms(self, text: str, expects: Expects) -> int:
         words = self.words
         if words is None or not text:
             return self.min_delay_ms
@@ -66,8 +82,7 @@ class Endpointing:
         if _dictated(words, text, expects):
             return dictated
         if words.unfinished(text) and not _complete(words, text, expects):
-            asked = expects.number or expects.spelling
-            return max(self.max_delay_ms, dictated) if asked else self.max_delay_ms
+            return max(self.max_delay_ms, dictated) if expects.dictated else self.max_delay_ms
         return self.min_delay_ms
 
     def expects(self, slots: Sequence[Slot], known: Mapping[str, Any]) -> Expects:
@@ -75,13 +90,16 @@ class Endpointing:
         missing = [slot for slot in slots if known.get(slot.name) in (None, "")]
         if not missing:
             return NOTHING
-        first = missing[0]
+        first, words = missing[0], self.words
+        asked = " ".join((first.name.replace("_", " "), first.prompt, *first.ask))
+        text = first.kind == "string" and words is not None
         return Expects(
             number=first.kind == "phone" or (first.kind == "number" and first.digits > 0),
             digits=next((slot.digits for slot in missing if slot.digits), 0),
             name=first.kind == "name",
-            spelling=self.words is not None
-            and any(self.words.asks_to_spell(text) for text in (first.prompt, *first.ask)),
+            spelling=words is not None and words.asks_to_spell(asked),
+            address=text and words is not None and words.asks_for_place(asked),
+            mail=text and words is not None and words.asks_for_mail(asked),
         )
 
 
@@ -98,7 +116,11 @@ def _dictated(words: TurnWords, text: str, expects: Expects) -> bool:
         return True
     if words.open_spelling(text, expects.name or expects.spelling):
         return True
-    if not (expects.number or expects.spelling) or words.is_question(text):
+    if words.is_question(text):
+        return False
+    if expects.mail or expects.address:
+        return not words.is_backchannel(text) and not (expects.mail and words.whole_mail(text))
+    if not expects.dictated:
         return False
     if not expects.spelling and words.is_backchannel(text):
         return False  # "Yes.": an answer to something else

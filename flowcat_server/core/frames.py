@@ -80,6 +80,14 @@ class TurnDropped:
 
 
 @dataclass(slots=True)
+class TurnSupposed:
+    """The caller has paused and may have finished: a reply may be begun, and nothing more."""
+
+    text: str
+    at_ms: int
+
+
+@dataclass(slots=True)
 class TurnEnded:
     """The caller has finished; a reply is owed."""
 
@@ -176,6 +184,7 @@ Frame = (
     | SpeechResumed
     | SpeechProbed
     | TurnDropped
+    | TurnSupposed
     | TurnEnded
     | AgentHeld
     | AgentResumed

@@ -16,7 +16,7 @@ Rules for every implementation:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -58,6 +58,25 @@ class VadStream(Protocol):
 
     def close(self) -> None:
         """No more audio; no more calls back."""
+
+
+# --- end of turn ------------------------------------------------------------------------------
+
+
+class TurnModel(Protocol):
+    """Hears whether a caller who has paused has finished; one for all calls."""
+
+    window_ms: int
+    """How much of the caller it is given, at most."""
+
+    async def start(self) -> None:
+        """Load the model; once per process, before the first call."""
+
+    async def finished(self, payload: bytes, audio: AudioFormat, owner: Hashable) -> bool:
+        """Whether a turn that ends with this sound is over; `owner` is the call."""
+
+    async def close(self) -> None:
+        """Stop for good."""
 
 
 # --- speech to text ---------------------------------------------------------------------------

@@ -69,13 +69,21 @@ class TurnWords:
     """What stands between a letter and a word that begins with it: "as in"."""
     spelling: frozenset[str]
     """Words that announce a spelling."""
+    places: frozenset[Phrase]
+    """Words by which a postal address is asked for."""
+    mail: frozenset[Phrase]
+    """Words by which an e-mail address is asked for."""
+    at_signs: frozenset[str]
+    """What "@" is called."""
+    dots: frozenset[str]
+    """What the dot in an e-mail address is called."""
     longest: int = field(init=False)
     """Tokens of the longest phrase."""
 
     def __post_init__(self) -> None:
         phrases: list[Collection[Phrase]] = [
             self.endings, self.unmarked_endings, self.stranded, self.backchannels,
-            self.digits_of, self.tens, self.letter_names, self.spelled_as,
+            self.digits_of, self.tens, self.letter_names, self.spelled_as, self.places, self.mail,
         ]  # fmt: skip
         longest = max((len(phrase) for group in phrases for phrase in group), default=1)
         object.__setattr__(self, "longest", longest)
@@ -134,6 +142,22 @@ class TurnWords:
         """It speaks of spelling."""
         return any(token in self.spelling for token in tokens(text))
 
+    def asks_for_place(self, text: str) -> bool:
+        """It speaks of a postal address."""
+        return self._has(self.places, text) and not self.asks_for_mail(text)
+
+    def asks_for_mail(self, text: str) -> bool:
+        """It speaks of an e-mail address."""
+        return self._has(self.mail, text)
+
+    def whole_mail(self, text: str) -> bool:
+        """It ends in a whole e-mail address: a name, a server, and what stands behind its dot."""
+        said = tokens(text)
+        signs = [at for at, token in enumerate(said) if token in self.at_signs]
+        server = said[signs[-1] + 1 :] if signs and signs[-1] else []
+        names = [token for token in server if token not in self.dots]
+        return len(names) >= 2 and server[-1] not in self.dots
+
     def open_spelling(self, text: str, expected: bool = False) -> bool:
         """It ends in letters said one by one.
 
@@ -163,6 +187,10 @@ class TurnWords:
         return letters >= (1 if expected else 2)
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _has(self, phrases: Collection[Phrase], text: str) -> bool:
+        said = tokens(text)
+        return any(self._match(phrases, said, at) for at in range(len(said)))
 
     def _match(self, phrases: Collection[Phrase], said: Sequence[str], at: int) -> int:
         """Tokens of the longest phrase that stands at `at`; 0: none."""

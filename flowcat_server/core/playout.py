@@ -277,11 +277,9 @@ class Playout:
             and not self._timeline.pending(reply, now_ms)
         ]
         for reply in done:
-            size = sum(piece.audio_bytes for piece in reply.pieces)
-            reply.heard_ms = self.audio.duration_ms(size)
-            reply.heard = [piece.text if piece.audio_bytes else "" for piece in reply.pieces]
+            # All its audio was heard, but a voice may have failed before it had said all.
+            self._settle(reply, [piece.audio_bytes for piece in reply.pieces])
             self._timeline.remove(reply)
-            self._settle(reply)
         return done
 
     def settles_at_ms(self, now_ms: int) -> int | None:
@@ -367,12 +365,7 @@ class Playout:
         last_ms = self._last_ms(now_ms)
         cut = list(self._open.values())
         for reply in cut:
-            reply.heard_ms, reply.heard = self._heard(reply, last_ms)
-            pieces = zip(reply.pieces, reply.heard, strict=True)
-            reply.interrupted = not reply.complete or any(
-                piece.audio_bytes and piece.text != heard for piece, heard in pieces
-            )
-            self._settle(reply)
+            self._settle(reply, self._timeline.heard_bytes(reply, last_ms))
         self._queue.clear()
         self._sent.clear()
         self._queued = self._offset = self._sent_bytes = 0
@@ -386,18 +379,19 @@ class Playout:
         # A far end that buffers forgets at once; what was sent to any other will be heard.
         return now_ms if self._timeline.marks else max(now_ms, self._timeline.end_ms)
 
-    def _settle(self, reply: Reply) -> None:
+    def _settle(self, reply: Reply, sizes: Sequence[int]) -> None:
+        """Of each of its pieces so much audio was heard."""
+        duration_ms = self.audio.duration_ms
+        reply.heard_ms = duration_ms(sum(sizes))
+        reply.heard = [
+            piece.heard(duration_ms(size), duration_ms(piece.audio_bytes), self._ms_per_char)
+            for piece, size in zip(reply.pieces, sizes, strict=True)
+        ]
+        pieces = zip(reply.pieces, reply.heard, strict=True)
+        reply.interrupted = not reply.complete or any(
+            piece.audio_bytes and piece.text != heard for piece, heard in pieces
+        )
         reply.settled = True
         del self._open[reply.turn]
         for piece in reply.pieces:
             piece.words.clear()  # they are many, and no longer needed
-
-    def _heard(self, reply: Reply, last_ms: int) -> tuple[int, list[str]]:
-        """What of a reply has been heard by `last_ms`."""
-        duration_ms = self.audio.duration_ms
-        sizes = self._timeline.heard_bytes(reply, last_ms)
-        texts = [
-            piece.heard(duration_ms(size), duration_ms(piece.audio_bytes), self._ms_per_char)
-            for piece, size in zip(reply.pieces, sizes, strict=True)
-        ]
-        return duration_ms(sum(sizes)), texts

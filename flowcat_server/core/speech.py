@@ -126,6 +126,12 @@ class Reply:
     source: str = "estimate"
 
     @property
+    def mute(self) -> int:
+        """The first piece that has no audio yet."""
+        silent = (number for number, piece in enumerate(self.pieces) if not piece.audio_bytes)
+        return next(silent, len(self.pieces))
+
+    @property
     def text(self) -> str:
         """Everything that was to be said."""
         return " ".join(piece.text for piece in self.pieces)

@@ -35,14 +35,18 @@ from flowcat_server.core.frames import (
     SpeechStarted,
     TurnDropped,
     TurnEnded,
+    TurnSupposed,
 )
 from flowcat_server.core.keypad import WAIT_MS, Keypad
+from flowcat_server.core.language import tokens
 
 ONSET_THRESHOLD = 0.5
 OFFSET_THRESHOLD = 0.35
 """Hysteresis as the Silero authors use it: leave speech 0.15 below where it is entered."""
 VERDICT_MS = 240
 """Silence after which words over the agent are taken for all that was said."""
+WORD_MS = 200
+"""A word of the agent's echo is no shorter, on average."""
 AUDIO_STALL_MS = 500
 """Without audio for this long, the clock stands in for audio time."""
 
@@ -57,6 +61,8 @@ class TurnRules:
     transcript_wait_ms: int = 3000
     barge_in: BargeInRules = field(default_factory=BargeInRules)
     digit_wait_ms: int = WAIT_MS
+    supposes: bool = False
+    """Tell of a turn that seems to be over before it is (`TurnSupposed`)."""
 
 
 class TurnDetector:
@@ -74,6 +80,7 @@ class TurnDetector:
         expects: Callable[[], Expects] = lambda: NOTHING,
         backchannel: Callable[[str], bool] = lambda text: False,
         echo: Callable[[int, int, str], bool] = lambda from_ms, to_ms, text: False,
+        after_echo: Callable[[str, int], str] = lambda text, most: text,
     ) -> None:
         """Create a detector.
 
@@ -84,12 +91,15 @@ class TurnDetector:
             expects: What the agent has asked for.
             backchannel: Whether a text is only that of a listener.
             echo: Whether sound between two times, with this transcript, is the agent's own.
+            after_echo: A transcript without the agent's words, which are so many at most, at its
+                front.
         """
         self.rules = rules
         self._floor = floor
         self._barge_in = BargeIn(
             rules.barge_in, floor, number=self._next_pause, backchannel=backchannel, echo=echo
         )
+        self._after_echo = after_echo
         self._endpointing = endpointing
         self._expects = expects
         self._delay_ms = endpointing.min_delay_ms
@@ -106,6 +116,10 @@ class TurnDetector:
         self._pause = 0
         self._answered = 0
         self._segments: dict[int, str] = {}
+        self._goes_on = False
+        """By the sound of it, the caller has not finished."""
+        self._supposed = ""
+        """What of the open turn was told as its text, unless the caller has gone on since."""
         self._keypad = Keypad(rules.digit_wait_ms)
 
     @property
@@ -152,10 +166,18 @@ class TurnDetector:
         if not self._open:
             return []
         self._segments[segment] = text.strip()
-        self._delay_ms = self._endpointing.delay_ms(self.text, self._expects())
+        self._set_delay()
         if pause is not None and pause > self._answered:
             self._answered = pause
         return self._barge_in.transcript(self.text, pause, now_ms) + self._endpoint(now_ms)
+
+    def judged(self, pause: int, now_ms: int, *, finished: bool) -> list[Frame]:
+        """Somebody who heard the caller's voice at a `SpeechPaused` says whether they go on."""
+        if not self._open or not self._paused or pause != self._pause:
+            return []
+        self._goes_on = not finished
+        self._set_delay()
+        return self._endpoint(now_ms)
 
     def digit(self, digit: str, now_ms: int) -> list[Frame]:
         """A DTMF key."""
@@ -192,6 +214,8 @@ class TurnDetector:
         assert self._voice_run_start is not None  # noqa: S101 - set by the caller just before
         self._speaking = True
         self._onset = self._voice_run_start
+        self._supposed = ""
+        self._goes_on = False
         if self._open:
             self._paused = False
             return [SpeechResumed(self._onset)]
@@ -200,6 +224,9 @@ class TurnDetector:
         self._segments.clear()
         self._delay_ms = self._endpointing.min_delay_ms
         return [SpeechStarted(self._onset)]
+
+    def _set_delay(self) -> None:
+        self._delay_ms = self._endpointing.delay_ms(self.text, self._expects(), self._goes_on)
 
     def _begin_pause(self) -> list[Frame]:
         self._speaking = False
@@ -222,7 +249,7 @@ class TurnDetector:
         if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
             return []
         if silence < min(VERDICT_MS, self._delay_ms):
-            return []
+            return [] if self._barge_in.over else self._suppose(now_ms)
         text = self.text
         forget, frames = self._barge_in.verdict(text, now_ms)
         if forget:
@@ -230,14 +257,24 @@ class TurnDetector:
             return [*frames, TurnDropped(now_ms)]
         delay = self._delay_ms
         if silence < delay:
-            return frames
+            return frames + self._suppose(now_ms)
         if not text:
             self._close_turn()  # a noise that no transcriber could read
             return [*frames, TurnDropped(now_ms)]
         return [*frames, *self._end_turn(text, delay, now_ms)]
 
+    def _suppose(self, now_ms: int) -> list[Frame]:
+        """The turn ends soon, with what has been said so far, unless the caller goes on."""
+        text = self.text
+        if not self.rules.supposes or text == self._supposed or not tokens(text):
+            return []
+        self._supposed = text
+        return [TurnSupposed(text, now_ms)]
+
     def _end_turn(self, text: str, delay_ms: int, now_ms: int) -> list[Frame]:
         self._turn += 1
+        if self._barge_in.echo_ms:
+            text = self._after_echo(text, self._barge_in.echo_ms // WORD_MS + 1) or text
         ended = TurnEnded(
             self._turn,
             text,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from flowcat_server.processors.call import Call
 
 ToolRunner = Callable[[ToolCall, Agent], Awaitable[str]]
 """Runs a tool named in the file and returns what the model is told; raises `ToolError`."""
+ToolResult = str | ToolError
+"""What the model is told, or why the tool failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Actions:
         playout: Playout,
         run_tool: ToolRunner,
         fillers: Mapping[str, tuple[str, ...]],
+        harmless: Collection[str] = (),
     ) -> None:
         """Create the set.
 
@@ -49,12 +52,14 @@ class Actions:
             playout: Open replies become uninterruptible on nodes that say so.
             run_tool: Runs the file's own tools.
             fillers: By tool name, what is spoken while it runs.
+            harmless: The tools without side effect.
         """
         self._call = call
         self._agent = agent
         self._playout = playout
         self._run_tool = run_tool
         self._fillers = fillers
+        self._harmless = harmless
         self._used = 0
         self.transfer: TransferTarget | None = None
         """Where the call goes when the current reply has been heard."""
@@ -71,6 +76,10 @@ class Actions:
         text = texts[self._used % len(texts)]
         self._used += 1
         return self._agent.render(text)
+
+    def harmless(self, call: ToolCall) -> bool:
+        """Whether a call may be run for an answer that is perhaps never given."""
+        return call.name in self._harmless and call.name in self._agent.node.tools
 
     def moves(self, call: ToolCall) -> bool:
         """Whether a tool call leads to another node, where other tools are on offer."""
@@ -97,8 +106,20 @@ class Actions:
         if self._agent.go_back():
             self.enter_node()
 
-    async def run(self, turn: int, call: ToolCall) -> Outcome:
-        """Carry out one tool call of reply `turn`. Tool failures are results, not errors."""
+    async def attempt(self, call: ToolCall) -> ToolResult:
+        """Run one of the file's own tools, and tell nobody."""
+        try:
+            return await self._run_tool(call, self._agent)
+        except ToolError as error:
+            return error
+
+    async def run(
+        self, turn: int, call: ToolCall, ahead: Awaitable[ToolResult] | None = None
+    ) -> Outcome:
+        """Carry out one tool call of reply `turn`. Tool failures are results, not errors.
+
+        `ahead`: the attempt that has been under way since before the turn's end.
+        """
         edge = self._agent.edge(call.name)
         if edge is not None:
             return self._follow(turn, edge)
@@ -115,7 +136,7 @@ class Actions:
             return Outcome("Stored.")
         if call.name.startswith(TRANSFER):
             return self._transfer(call.name.removeprefix(TRANSFER))
-        return Outcome(await self._run(call))
+        return Outcome(await self._run(call, ahead or self.attempt(call)))
 
     def remember(self, values: Mapping[str, Any]) -> None:
         """Merge values into the call's variables."""
@@ -150,15 +171,14 @@ class Actions:
         speech = (self._agent.render(target.say),) if target.say else ()
         return Outcome("The call is being passed on.", speech, ask_again=False)
 
-    async def _run(self, call: ToolCall) -> str:
+    async def _run(self, call: ToolCall, attempt: Awaitable[ToolResult]) -> str:
         start = self._call.now_ms()
         self._call.publish(events.ToolStarted(start, call.id, call.name, call.arguments))
         result, ok = "cancelled", False
         try:
-            result = await self._run_tool(call, self._agent)
-            ok = True
-        except ToolError as error:
-            result = f"The tool failed: {error}"
+            outcome = await attempt
+            ok = isinstance(outcome, str)
+            result = outcome if isinstance(outcome, str) else f"The tool failed: {outcome}"
         finally:
             now = self._call.now_ms()
             self._call.publish(

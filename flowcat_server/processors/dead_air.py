@@ -64,7 +64,7 @@ class DeadAirProcessor(Processor):
         rules: DeadAir,
         playout: Playout,
         owing: Sequence[Callable[[], Debt | None]],
-        fill: Callable[[Debt, str], None],
+        fill: Callable[[Debt, str], bool],
         give_up: Callable[[], bool],
     ) -> None:
         """Create the stage.
@@ -74,7 +74,7 @@ class DeadAirProcessor(Processor):
             rules: How long a silence may last.
             playout: What waits to be heard.
             owing: Each stage's answer to whether it owes a sound; the nearest to the ear first.
-            fill: Has a filler spoken.
+            fill: Has a filler spoken; False: nobody can.
             give_up: Told of a debt that has become too old; False: it is waited for all the same.
         """
         self._call = call
@@ -155,13 +155,10 @@ class DeadAirProcessor(Processor):
         if now >= give_up_ms and self._give_up():
             self._look_at(now + self._least_ms)
             return
-        # A voice that owes its words cannot speak others; its deadline calls in the next voice.
-        if debt.stage != "tts":
-            due = max(self.quiet_since_ms() + rules.filler_after_ms, debt.since_ms + self._least_ms)
-            if now < due:
-                self._look_at(min(due, give_up_ms) if give_up_ms > now else due)
-                return
-            if rules.fillers:
-                self._used += 1
-                self._fill(debt, rules.fillers[(self._used - 1) % len(rules.fillers)])
+        due = max(self.quiet_since_ms() + rules.filler_after_ms, debt.since_ms + self._least_ms)
+        if now < due:
+            self._look_at(min(due, give_up_ms) if give_up_ms > now else due)
+            return
+        if rules.fillers and self._fill(debt, rules.fillers[self._used % len(rules.fillers)]):
+            self._used += 1
         self._look_at(now + self._least_ms)

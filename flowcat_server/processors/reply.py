@@ -18,7 +18,10 @@ from flowcat_server.core.frames import (
     Interrupted,
     ModelStarted,
     ReplyEnded,
+    SpeechResumed,
+    TurnDropped,
     TurnEnded,
+    TurnSupposed,
 )
 from flowcat_server.core.interfaces import (
     LanguageModel,
@@ -36,6 +39,7 @@ from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.deadlines import Deadline, closing, timed
+from flowcat_server.processors.guess import Guess
 from flowcat_server.processors.hedge import Hedge
 from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.rescue import Rescue
@@ -70,6 +74,8 @@ class _Reply:
         """Since when it owes its next words; None: an earlier reply is made first."""
         self.calls: Sequence[ToolCall] = ()
         """Tool calls being carried out."""
+        self.guess: Guess | None = None
+        """Where its answer comes from, if it was begun before the turn had ended."""
         self.results: dict[int, str] = {}
         self.task: asyncio.Task[None] | None = None
 
@@ -91,6 +97,8 @@ class ReplyProcessor(Processor):
         actions: Actions,
         rescue: Rescue,
         hedge_after_ms: int = 0,
+        *,
+        speculates: bool = False,
     ) -> None:
         """Create the stage.
 
@@ -103,6 +111,7 @@ class ReplyProcessor(Processor):
             actions: Carries out tool calls.
             rescue: What becomes of a turn without an answer.
             hedge_after_ms: How late a model may be before the next is asked beside it; 0: never.
+            speculates: Begin a reply when the caller seems to have finished.
         """
         self._call = call
         self._models = models
@@ -112,6 +121,9 @@ class ReplyProcessor(Processor):
         self._actions = actions
         self._rescue = rescue
         self._hedge_after_ms = hedge_after_ms
+        self._speculates = speculates
+        self._guess: Guess | None = None
+        """A reply to the turn that seems to be over."""
         self._making: list[_Reply] = []
 
     def process(self, frame: Frame) -> None:
@@ -126,6 +138,10 @@ class ReplyProcessor(Processor):
             self._start(frame.turn)
             for reply in superseded:  # only now: with no reply open, a call that ends would end
                 self.emit(ReplyEnded(reply.turn))
+        elif type(frame) is TurnSupposed:
+            self._suppose(frame.text)
+        elif type(frame) is SpeechResumed or type(frame) is TurnDropped:
+            self._drop_guess()
         elif type(frame) is Interrupted:
             self._drop_all()
 
@@ -134,10 +150,16 @@ class ReplyProcessor(Processor):
         self._actions.enter_node()
         self._start(0)
 
-    def begin(self, turn: int) -> None:
-        """Open a reply in the ledger and in the conversation."""
+    def begin(self, turn: int, late: int | None = None) -> None:
+        """Open a reply in the ledger and in the conversation.
+
+        `late`: the reply before whose next words this one is heard.
+        """
         self._playout.begin(turn, interruptible=self._agent.node.allow_interrupt)
-        self._conversation.reply_begins(turn)
+        if late is None:
+            self._conversation.reply_begins(turn)
+        else:
+            self._conversation.interjected(turn, late)
 
     def abandon(self) -> None:
         """The call's last words are under way: make no more replies."""
@@ -146,6 +168,7 @@ class ReplyProcessor(Processor):
             self.emit(ReplyEnded(reply.turn))
 
     def close(self) -> None:
+        self._drop_guess()
         self._drop_all()
 
     # --- for the watch over dead air --------------------------------------------------------------
@@ -207,12 +230,49 @@ class ReplyProcessor(Processor):
         self._making.remove(reply)
         if reply.task is not None:
             reply.task.cancel()
+        if reply.guess is not None:
+            reply.guess.drop()
         if reply.calls:
             self._end_round(reply)
 
     def _drop_all(self) -> None:
         for reply in list(self._making):
             self._drop(reply)
+
+    # --- guesses ----------------------------------------------------------------------------------
+
+    def _suppose(self, text: str) -> None:
+        """Ask the model before the turn has ended, if that can be of use."""
+        if not self._speculates or self._making or self._rescue.over or self._actions.closing:
+            return
+        if self._guess is not None:
+            if self._guess.says(text):
+                return
+            self._drop_guess()
+        request = self._agent.request(self._call.id, self._conversation.messages(supposed=text))
+        model = self._models.current
+        self._guess = Guess(
+            self._call,
+            request,
+            lambda: timed(model.plug.reply(request), model.deadline, model.name),
+            self._actions,
+        )
+
+    def _drop_guess(self) -> None:
+        guess, self._guess = self._guess, None
+        if guess is not None:
+            guess.drop()
+            self._models.current.breaker.guesses_dropped += 1
+
+    def _take_guess(self, request: ModelRequest) -> Guess | None:
+        """The answer that is under way already, if it is one to this request."""
+        guess = self._guess
+        if guess is None or not guess.answers(request):
+            self._drop_guess()
+            return None
+        self._guess = None
+        self._models.current.breaker.guesses_used += 1
+        return guess
 
     def _lost(self, reply: _Reply, error: ProviderError) -> None:
         """Nobody could answer; the caller is told."""
@@ -273,7 +333,9 @@ class ReplyProcessor(Processor):
         splitter = SentenceSplitter()
         calls: list[ToolCall] = []
         started = False
-        async with self._events(self._request(reply)) as stream:
+        request = self._request(reply)
+        reply.guess = self._take_guess(request)
+        async with self._events(request, reply.guess) as stream:
             async for event in stream:
                 if not started:
                     started = True
@@ -297,10 +359,13 @@ class ReplyProcessor(Processor):
         return replace(request, system=f"{request.system}\n\n{said}")
 
     def _events(
-        self, request: ModelRequest
+        self, request: ModelRequest, guess: Guess | None
     ) -> AbstractAsyncContextManager[AsyncGenerator[ModelEvent, None]]:
         """The stream of the model in use, raced by the next one where that is wanted."""
         models, deadline = self._models, self._models.deadline
+
+        def begin() -> AbstractAsyncContextManager[AsyncGenerator[ModelEvent, None]]:
+            return ask(current, deadline) if guess is None else closing(guess.stream())
 
         def ask(
             model: Member[LanguageModel], deadline: Deadline
@@ -309,7 +374,7 @@ class ReplyProcessor(Processor):
 
         current, spare = models.current, models.spare()
         if not self._hedge_after_ms or spare is None:
-            return ask(current, deadline)
+            return begin()
 
         def won(number: int) -> None:
             if number:
@@ -317,7 +382,7 @@ class ReplyProcessor(Processor):
 
         hedge = Hedge(
             self._call,
-            lambda: ask(current, deadline),
+            begin,
             lambda: ask(spare, spare.deadline),
             self._hedge_after_ms,
             won,
@@ -350,7 +415,8 @@ class ReplyProcessor(Processor):
         for index in order:
             call = calls[index]
             self._say(reply, self._actions.filler(call))
-            outcome = await self._actions.run(reply.turn, call)
+            ahead = reply.guess.result(call) if reply.guess is not None else None
+            outcome = await self._actions.run(reply.turn, call, ahead)
             for text in outcome.speech:
                 self._say_all(reply, text)
             reply.results[index] = outcome.result

@@ -6,13 +6,22 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from flowcat_server.core.audio import AudioFormat
-from flowcat_server.core.frames import AgentText, Frame, Interrupted, ReplyEnded, SpeechEnded
+from flowcat_server.core.frames import (
+    AgentText,
+    AudioOut,
+    Frame,
+    Interrupted,
+    PieceEnded,
+    ReplyEnded,
+    SpeechEnded,
+)
 from flowcat_server.core.interfaces import TextToSpeech
 from flowcat_server.core.processor import Processor
+from flowcat_server.errors import ProviderError
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.lineup import Lineup
-from flowcat_server.processors.rescue import Rescue
+from flowcat_server.processors.prepared import Clip, Prepared
 from flowcat_server.processors.speaker import Speaker
 
 ROOM_MS = 8_000
@@ -45,8 +54,9 @@ class SpeakProcessor(Processor):
         speakers: Lineup[TextToSpeech],
         audio: AudioFormat,
         buffered_ms: Callable[[], int],
-        rescue: Rescue,
+        prepared: Prepared,
         bearable_ms: Callable[[], int],
+        on_lost: Callable[[ProviderError], None],
     ) -> None:
         """Create the stage.
 
@@ -55,12 +65,18 @@ class SpeakProcessor(Processor):
             speakers: The provider and its fallbacks.
             audio: What `AudioOut` carries.
             buffered_ms: How much speech has yet to be heard.
-            rescue: What becomes of a call without a voice.
+            prepared: Texts that need no voice any more.
             bearable_ms: How long the next sound may take where another voice could speak.
+            on_lost: Told that there is no voice left.
         """
         self._call = call
         self._buffered_ms = buffered_ms
-        self._rescue = rescue
+        self._speakers = speakers
+        self._audio = audio
+        self._prepared = prepared
+        self._on_lost = on_lost
+        self._overtaking: int | None = None
+        """The reply that waits for no other."""
         self._utterances: dict[int, _Utterance] = {}
         self._speaker = Speaker(call, speakers, audio, bearable_ms, self._spoken)
 
@@ -93,6 +109,36 @@ class SpeakProcessor(Processor):
     def _spoken(self, frame: Frame) -> None:
         self.emit(frame)
 
+    def can_say(self, text: str) -> bool:
+        """Whether a text can be heard though the voice is silent."""
+        return self._clip(text) is not None or self._last_clip(text) is not None
+
+    def overtake(self, turn: int) -> int | None:
+        """Speak this reply, which is about to begin, before the one that waits for the voice.
+
+        Returns which one that is.
+        """
+        self._overtaking = turn
+        return next(iter(self._utterances), None)
+
+    def give_up(self) -> None:
+        """End all replies but the one that overtakes the others: they have no voice."""
+        for turn, utterance in list(self._utterances.items()):
+            if turn == self._overtaking:
+                continue
+            del self._utterances[turn]
+            if utterance.task is not None and utterance.task is not asyncio.current_task():
+                utterance.task.cancel()
+            self.emit(SpeechEnded(turn))
+
+    def _clip(self, text: str) -> Clip | None:
+        """A text in the voice in use."""
+        return self._prepared.clip(self._speakers.current.plug, text, self._audio)
+
+    def _last_clip(self, text: str) -> Clip | None:
+        """A text in any voice: it may be another, but it is one."""
+        return self._prepared.any_clip(text, self._audio)
+
     def _utterance(self, turn: int) -> _Utterance:
         utterance = self._utterances.get(turn)
         if utterance is None:
@@ -108,15 +154,13 @@ class SpeakProcessor(Processor):
         self._utterances.clear()
 
     async def _speak(self, utterance: _Utterance, earlier: Sequence[asyncio.Task[None]]) -> None:
-        if earlier:
+        if earlier and utterance.turn != self._overtaking:
             await asyncio.wait(earlier)
         while True:
             while utterance.spoken < len(utterance.texts):
                 await self._room()
                 text = utterance.texts[utterance.spoken]
-                failure = await self._speaker.speak(utterance.turn, utterance.spoken, text)
-                if failure is not None:
-                    self._rescue.finish(failure)
+                if not await self._speak_piece(utterance.turn, utterance.spoken, text):
                     return
                 utterance.spoken += 1
                 due = utterance.spoken < len(utterance.texts)
@@ -125,8 +169,20 @@ class SpeakProcessor(Processor):
                 break
             utterance.news.clear()
             await utterance.news.wait()
-        del self._utterances[utterance.turn]
+        self._utterances.pop(utterance.turn, None)
         self.emit(SpeechEnded(utterance.turn))
+
+    async def _speak_piece(self, turn: int, piece: int, text: str) -> bool:
+        """Speak a piece; False: there is no voice left."""
+        clip = self._clip(text) or (self._last_clip(text) if turn == self._overtaking else None)
+        if clip is not None:
+            self.emit(AudioOut(turn, clip.audio, piece, clip.words))
+            self.emit(PieceEnded(turn, piece))
+            return True
+        failure = await self._speaker.speak(turn, piece, text)
+        if failure is not None:
+            self._on_lost(failure)
+        return failure is None
 
     async def _room(self) -> None:
         # What is buffered drains in real time, so one wait is enough while the far end plays; while

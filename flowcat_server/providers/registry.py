@@ -19,7 +19,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
@@ -29,8 +29,8 @@ from flowcat_server.providers.assets import Asset
 if TYPE_CHECKING:
     from flowcat_server.providers.http import Http
 
-Kind = Literal["stt", "llm", "tts", "realtime", "vad"]
-KINDS: tuple[Kind, ...] = ("stt", "llm", "tts", "realtime", "vad")
+Kind = Literal["stt", "llm", "tts", "realtime", "vad", "turn"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Options(BaseModel):
@@ -84,6 +84,8 @@ class Provider:
     """Model files it loads, unless the agent file names a file of its own as the model."""
     local: bool = False
     """Runs in this machine, without a network."""
+    unmetered: bool = False
+    """Not local, but of the user's own: a request that is thrown away costs nothing."""
     status: Literal["local", "fixture-tested", "live-verified", "built-in"] = "fixture-tested"
     title: str = ""
     """One line for the documentation."""

@@ -30,6 +30,8 @@ class Tool:
     runner: Runner
     timeout_ms: int
     say: tuple[str, ...] = ()
+    side_effect: bool = True
+    """It changes something: it may not be run for an answer that is perhaps never given."""
 
 
 class Toolbox:
@@ -47,6 +49,11 @@ class Toolbox:
     def fillers(self) -> Mapping[str, tuple[str, ...]]:
         """What is spoken while a tool runs, by name."""
         return {name: tool.say for name, tool in self._tools.items() if tool.say}
+
+    @property
+    def harmless(self) -> frozenset[str]:
+        """The names of those without side effect."""
+        return frozenset(name for name, tool in self._tools.items() if not tool.side_effect)
 
     async def run(self, call: ToolCall, agent: Agent) -> str:
         """Run one call; raises `ToolError` for an unknown tool, a failure or a timeout."""

@@ -218,3 +218,17 @@ def test_the_agent_is_never_held_for_ever(steps: list[tuple[str, int]]):
     call.silence(6000)
     changes = [kind for kind in call.kinds() if kind in ("AgentHeld", "AgentResumed")]
     assert changes == ["AgentHeld", "AgentResumed"] * (len(changes) // 2)
+
+
+def test_the_echo_before_the_caller_is_no_part_of_what_they_said():
+    call = Script(speaks=3, echo_until=1600, says="We are open every day except Monday.")
+    call.speech(2400).transcript("Open every day except Monday. What about Friday?", answers=False)
+    call.silence(256).transcript("Open every day except Monday. What about Friday?").silence(600)
+    assert call.last(TurnEnded).text == "What about Friday?"
+
+
+def test_a_caller_who_repeats_the_agent_without_an_echo_is_taken_at_their_word():
+    call = Script(speaks=3, says="We are open every day except Monday.")
+    call.speech(1600).transcript("Every day except Monday?", answers=False)
+    call.silence(256).transcript("Every day except Monday?").silence(600)
+    assert call.last(TurnEnded).text == "Every day except Monday?"

@@ -123,3 +123,24 @@ def test_any_order_of_any_audio_is_taken(steps: list[tuple[str, int, bytes]]):
         else:
             echo.cleared(at_ms)
         echo.explains(at_ms - 100, at_ms + 100, "hello")
+
+
+@pytest.mark.parametrize(
+    ("heard", "most", "rest"),
+    [
+        ("Calling the harbour museum, what about Monday?", 6, "what about Monday?"),
+        ("The harbor museum. Wait.", 6, "Wait."),
+        ("open every day except. Stop it.", 3, "open every day except. Stop it."),
+        ("What about Monday?", 6, "What about Monday?"),
+        ("We said Monday.", 6, "We said Monday."),
+        ("We are open every day except Monday.", 9, ""),
+        ("", 9, ""),
+    ],
+)
+def test_the_agents_words_are_taken_off_the_front(heard: str, most: int, rest: str):
+    assert Echo(PCM_8K, lambda: SAID).after(heard, most) == rest
+
+
+@given(st.text(), st.integers(0, 50))
+def test_what_is_left_is_the_end_of_what_was_heard(heard: str, most: int):
+    assert heard.endswith(Echo(PCM_8K, lambda: SAID).after(heard, most))

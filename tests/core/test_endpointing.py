@@ -14,6 +14,8 @@ MIN, MAX, NUMBER = 300, 1000, 1500
 ENDPOINTING = Endpointing(MIN, MAX, NUMBER, turn_words("en"))
 PHONE = Expects(number=True)
 TEN = Expects(number=True, digits=10)
+ADDRESS = Expects(address=True)
+MAIL = Expects(mail=True)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,13 @@ TEN = Expects(number=True, digits=10)
         pytest.param("Peter Miller", Expects(name=True), MIN, id="a name"),
         pytest.param("K-O.", Expects(name=True), NUMBER, id="a name that is spelled"),
         pytest.param("All right.", Expects(spelling=True), NUMBER, id="letters misheard"),
+        pytest.param("12 Willow Lane.", ADDRESS, NUMBER, id="a part of an address"),
+        pytest.param("Springfield, please.", ADDRESS, NUMBER, id="another part"),
+        pytest.param("Which address?", ADDRESS, MIN, id="a question instead of the address"),
+        pytest.param("Anna dot miller", MAIL, NUMBER, id="the beginning of a mail address"),
+        pytest.param("anna at example dot", MAIL, NUMBER, id="a mail address without its end"),
+        pytest.param("Anna at example dot com.", MAIL, MIN, id="a whole mail address"),
+        pytest.param("anna@example.com", MAIL, MIN, id="a mail address as it is written"),
     ],
 )
 def test_the_wait_depends_on_what_was_said(text: str, expects: Expects, delay: int):
@@ -53,7 +62,7 @@ def test_without_words_every_wait_is_the_short_one(text: str):
     st.integers(1, 3000),
     st.integers(1, 3000),
     st.integers(1, 3000),
-    st.builds(Expects, st.booleans(), st.integers(0, 20), st.booleans(), st.booleans()),
+    st.builds(Expects, st.booleans(), st.integers(0, 20), *[st.booleans()] * 4),
 )
 def test_no_wait_is_shorter_or_longer_than_the_rules_say(
     text: str, shortest: int, longest: int, number: int, expects: Expects
@@ -88,3 +97,18 @@ def test_how_many_is_not_dictated_but_an_account_number_is():
 def test_a_slot_that_speaks_of_spelling_is_spelled():
     slot = Slot("caller", "name", ask=("How do you spell your name?",))
     assert ENDPOINTING.expects((slot,), {}).spelling
+
+
+@pytest.mark.parametrize(
+    ("slot", "expected"),
+    [
+        (Slot("home_address"), ADDRESS),
+        (Slot("where", prompt="Street and house number of the caller"), ADDRESS),
+        (Slot("where", ask=("What is your zip code?",)), ADDRESS),
+        (Slot("email_address"), MAIL),
+        (Slot("contact", prompt="E-mail of the caller"), MAIL),
+        (Slot("topic", prompt="What it is about"), NOTHING),
+    ],
+)
+def test_an_address_is_known_by_what_is_asked_for(slot: Slot, expected: Expects):
+    assert ENDPOINTING.expects((slot,), {}) == expected

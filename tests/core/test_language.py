@@ -27,6 +27,10 @@ LISTS = {
     "letter_names",
     "spelled_as",
     "spelling",
+    "places",
+    "mail",
+    "at_signs",
+    "dots",
 }
 MAPS = {"zeros", "repeats"}
 
@@ -301,6 +305,9 @@ def test_any_text_has_an_answer(text: str, code: str, expected: int | None):
         known.unfinished(text),
         known.open_number(text, expected),
         known.open_spelling(text, expected is not None),
+        known.asks_for_place(text),
+        known.asks_for_mail(text),
+        known.whole_mail(text),
     ):
         assert isinstance(answer, bool)
     if expected and known.digits(text) >= expected:

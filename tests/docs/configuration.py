@@ -18,12 +18,6 @@ from tests.docs.attributes import one_line
 from tests.docs.markers import table
 from tests.docs.pages import anchor
 
-NOT_YET = {
-    "tools[].side_effect",
-}
-"""Keys that are checked and kept, but change nothing in this version. The pages say so, and a test
-looks that the server really does not read them."""
-
 SHARED = {"topology.fallback[]": "A provider", "turn.deadlines.stt": "A deadline"}
 """Titles of blocks that stand in several places; the path is the first of them."""
 
@@ -94,10 +88,7 @@ def _section(path: str, model: type[BaseModel], fields: list[tuple[str, FieldInf
     schema = schema.get("$defs", {}).get(model.__name__, schema)["properties"]
     rows = []
     for name, field in fields:
-        dotted = f"{path}.{name}".lstrip(".")
         about = one_line(field.description or "")
-        if dotted in NOT_YET:
-            about += " *Accepted, but without effect in this version.*"
         kind = _kind(field, schema[name])
         rows.append((f"`{name}`", kind, _default(field), about))
     return table(("Key", "Type", "Default", "Meaning"), rows)
@@ -124,6 +115,8 @@ def _plain(rule: dict[str, Any]) -> str:
         return f"`{rule['const']}`"
     if len(options) == 1:
         return _plain(options[0])
+    if len(options) == 2 and all(option.get("type") != "array" for option in options):
+        return ", ".join(_plain(option) for option in options)
     if len(options) == 2 and options[1].get("type") == "array":
         return "text or list of texts"
     if rule.get("format") == "password":

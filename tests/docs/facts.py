@@ -26,6 +26,7 @@ KIND_TITLES: dict[Kind, str] = {
     "tts": "Text to speech",
     "realtime": "Speech to speech",
     "vad": "Voice activity detection",
+    "turn": "End of turn",
 }
 
 

@@ -177,8 +177,8 @@ async def wait_for_event(
             if event["type"] == kind and all(event.get(k) == v for k, v in fields.items()):
                 return event
         await asyncio.sleep(0.05)
-    seen = [event["type"] for event in (await events(page))[after:]]
-    raise TimeoutError(f"no {kind} {fields} within {timeout} s; there were {seen}")
+    seen = [json.dumps(event) for event in (await events(page))[after:]]
+    raise TimeoutError("\n".join([f"no {kind} {fields} within {timeout} s; there were", *seen]))
 
 
 async def start_call(page: Page, *, timeout: float = 15.0) -> None:
@@ -242,14 +242,15 @@ def starved(server: Server) -> int:
 
 
 async def steadily(server: Server, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Runs `attempt`; a second time only if it failed while the server itself was held up."""
-    before = starved(server)
-    try:
-        return await attempt()
-    except (AssertionError, TimeoutError, BrowserError) as error:
-        late = starved(server) - before
-        if not late:
-            sys.stderr.write(server.text()[-4000:])
-            raise
-        sys.stderr.write(f"the server stood still {late} times; once more after: {error!r:.300}\n")
+    """Runs `attempt`; again, up to twice, only if it failed while the server was held up."""
+    for _ in range(2):
+        before = starved(server)
+        try:
+            return await attempt()
+        except (AssertionError, TimeoutError, BrowserError) as error:
+            late = starved(server) - before
+            if not late:
+                sys.stderr.write(server.text()[-4000:])
+                raise
+            sys.stderr.write(f"the server stood still {late} times; again after: {error!r:.6000}\n")
     return await attempt()

@@ -20,6 +20,8 @@ from tests.phone.line import Phone
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
 ANSWER = "We open at nine."
+PREPARED = 6
+"""Texts that are spoken before the first call: greeting, fillers, question to the idle, goodbye."""
 YAML = """
 agent: {prompt: Help., greeting: "%(greeting)s"}
 records: {audio: none}
@@ -50,7 +52,7 @@ class Cell:
 
     def yaml(self) -> str:
         parts = {stage: line % "" for stage, line in HEALTHY.items()}
-        after = ", fail_after: 1" if self.stage == "tts" else ""
+        after = f", fail_after: {PREPARED}" if self.stage == "tts" else ""
         broken = HEALTHY[self.stage] % f", fail: {self.fault}{after}"
         spare = (
             f", fallback: [{{provider: scripted, {parts[self.stage]}}}]" if self.fallback else ""
@@ -100,8 +102,9 @@ async def test_nobody_is_silent_on_the_wire(tmp_path: Path):
         Cell("stt", "hang", fallback=True),
         Cell("tts", "half_dead", fallback=True),
         Cell("llm", "refuse", fallback=False),
+        Cell("tts", "hang", fallback=False),
     ]
-    homes = [tmp_path / cell.stage for cell in cells]
+    homes = [tmp_path / f"{cell.stage}-{cell.fault}" for cell in cells]
     for home in homes:
         home.mkdir()
     servers = await asyncio.gather(
@@ -134,7 +137,8 @@ async def test_nobody_is_silent_on_the_wire(tmp_path: Path):
             else:
                 assert cell.last_words.endswith("Please call again a little later."), cell
                 assert cell.reason == "provider.failed"
-                assert cell.detail == "llm scripted: refused on purpose"
-                assert 'flowcat_provider_breaker_state{kind="llm"' in server.get("/metrics")[1]
+                assert cell.detail.startswith(f"{cell.stage} scripted: "), cell
+                state = f'flowcat_provider_breaker_state{{kind="{cell.stage}"'
+                assert state in server.get("/metrics")[1]
     finally:
         await asyncio.gather(*(asyncio.to_thread(server.stop) for server in servers))

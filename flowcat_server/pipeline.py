@@ -280,6 +280,9 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         voices = _members(parts.tts, turn.deadlines.tts)
 
+        def can_say(text: str) -> bool:
+            return announce.can_say(text)
+
         def fill(debt: Debt, text: str) -> bool:
             return debt.stage != "tts" and realtime.fill(text)
 
@@ -300,7 +303,7 @@ class CallLine:
             self._actions,
             rescue,
             interruption=turn.interruption.enabled,
-            can_say=lambda: announce.able,
+            can_say=can_say,
             watch=watch,
             vad=parts.vad,
         )
@@ -309,6 +312,7 @@ class CallLine:
             Lineup(call, "tts", voices) if voices else None,
             transport.output_format,
             playout,
+            lambda text: parts.prepared.any_clip(text, transport.output_format),
             bearable_ms,
             realtime.voice_lost,
         )

@@ -29,6 +29,7 @@ from flowcat_server.errors import ProviderError
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.lineup import Lineup
+from flowcat_server.processors.prepared import Clip
 from flowcat_server.processors.speaker import Speaker
 
 Words = tuple[int, int, str]
@@ -44,6 +45,7 @@ class AnnounceProcessor(Processor):
         speakers: Lineup[TextToSpeech] | None,
         audio: AudioFormat,
         playout: Playout,
+        clip: Callable[[str], Clip | None],
         bearable_ms: Callable[[], int],
         lost: Callable[[ProviderError], None],
     ) -> None:
@@ -54,11 +56,13 @@ class AnnounceProcessor(Processor):
             speakers: The provider and its fallbacks; None: there is no such voice.
             audio: What `AudioOut` carries.
             playout: The ledger, which numbers the pieces.
+            clip: A text that was spoken ahead of time, in the call's format.
             bearable_ms: How long the next sound may take where another voice could speak.
             lost: Told when no voice is left.
         """
         self._call = call
         self._playout = playout
+        self._clip = clip
         self._lost = lost
         self._speaker = (
             Speaker(call, speakers, audio, bearable_ms, self._spoken) if speakers else None
@@ -74,10 +78,10 @@ class AnnounceProcessor(Processor):
         self._failed = False
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def able(self) -> bool:
-        """There is a voice for fixed words, as far as is known."""
-        return self._speaker is not None and not self._failed
+    def can_say(self, text: str) -> bool:
+        """Whether a text can be heard, as far as is known."""
+        spoken = self._clip(text) is not None
+        return spoken or (self._speaker is not None and not self._failed)
 
     def owes(self) -> Debt | None:
         """The sound of words that the voice has been given."""
@@ -108,6 +112,11 @@ class AnnounceProcessor(Processor):
             self._speaker.close()
 
     def _say(self, turn: int, piece: int, text: str) -> None:
+        clip = self._clip(text)
+        if clip is not None and not self._words:
+            self.emit(AudioOut(turn, clip.audio, piece, clip.words))
+            self.emit(PieceEnded(turn, piece))
+            return
         if self._speaker is None:
             self.emit(PieceEnded(turn, piece))
             return

@@ -99,7 +99,7 @@ class RealtimeProcessor(Processor):
         rescue: Rescue,
         *,
         interruption: bool,
-        can_say: Callable[[], bool],
+        can_say: Callable[[str], bool],
         watch: Callable[[], None],
         vad: Vad | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class RealtimeProcessor(Processor):
             actions: Carries out tool calls.
             rescue: What becomes of a turn without an answer.
             interruption: False: the agent always finishes.
-            can_say: Whether there is a voice for fixed words, an `AgentText` with a text.
+            can_say: Whether fixed words can be heard: an `AgentText` with a text.
             watch: To be called when a sound begins to be owed.
             vad: Tells when the caller's last voiced sample was, for the latency, and to notice a
                 session that does not listen; None: the vendor's word is taken, which comes after
@@ -246,7 +246,7 @@ class RealtimeProcessor(Processor):
 
     def fill(self, text: str) -> bool:
         """Say something while a sound is late; False: there is no voice for it."""
-        if not self._can_say():
+        if not self._can_say(text):
             return False
         turn = self._turn_owed()
         if turn is not None:
@@ -334,8 +334,8 @@ class RealtimeProcessor(Processor):
             elif turn is not None:
                 self.emit(ReplyEnded(turn))
             return False
-        text = rescue.turn_failed(error) if self._can_say() else ""
-        if not self._can_say() or (rescue.over and not text):
+        text = rescue.turn_failed(error)
+        if (text and not self._can_say(text)) or (rescue.over and not text):
             rescue.finish(error)
             return False
         if waiting or rescue.over:

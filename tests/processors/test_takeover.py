@@ -585,3 +585,21 @@ async def test_calls_begin_with_the_fallback_while_the_breaker_is_open():
         assert len(dead.setups) == min(number + 1, 2)
     assert shared.realtime[0].breaker.opened == 1
     assert spare.setups[-1].greeting == "Good morning to you."
+
+
+@on_virtual_time
+async def test_words_that_were_prepared_are_said_though_their_voice_is_silent():
+    vendor = Vendor()
+    meter = ENERGY.create(settings(ENERGY))
+    shared = await parts(
+        loaded(VOICED.replace("TTS", ", fail: hang, fail_after: 1")),
+        extra={"realtime": [vendor], "vad": [meter]},
+    )
+    await shared.prepared.add(shared.tts[0].plug, ["One moment."])
+    async with call("", shared=shared) as script:
+        await greeted(script, vendor)
+        await asked(script, vendor, "When?", "c1")
+        await script.passes(2500)
+        vendor.send(*slowly("a", "At nine."), ResponseEnded("a"))
+        await script.until(events.AgentHeard, count=2)
+    assert script.agent_lines[1] == "One moment. At nine."

@@ -38,6 +38,7 @@ from flowcat_server.core.turn import TurnDetector, TurnRules
 from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
+from flowcat_server.processors.announce import AnnounceProcessor
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
@@ -48,7 +49,6 @@ from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.prepared import Prepared
 from flowcat_server.processors.realtime import RealtimeProcessor
-from flowcat_server.processors.realtime import Session as RealtimeSession
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import ReplyProcessor
 from flowcat_server.processors.rescue import Rescue, RescueRules
@@ -91,7 +91,8 @@ class Parts:
     stt: Sequence[Candidate[SpeechToText]] = ()
     llm: Sequence[Candidate[LanguageModel]] = ()
     tts: Sequence[Candidate[TextToSpeech]] = ()
-    realtime: SpeechToSpeech | None = None
+    """In the realtime mode: the voice for fixed words, if there is one."""
+    realtime: Sequence[Candidate[SpeechToSpeech]] = ()
     prepared: Prepared = field(default_factory=Prepared)
     """Fixed texts that have been spoken ahead of time."""
 
@@ -287,29 +288,66 @@ class CallLine:
         return [turn, transcribe, reply, idle, dead_air, speak]
 
     def _realtime(self) -> list[Processor]:
-        parts, transport = self._parts, self._transport
-        assert parts.realtime is not None and self.agent is not None and self._actions is not None  # noqa: S101, PT018
-        config = parts.config
-        spec, deadline = config.topology.realtime, config.turn.deadlines.llm
+        call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
+        assert self.agent is not None and self._actions is not None  # noqa: S101, PT018
+        turn = parts.config.turn
+        rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
+        voices = _members(parts.tts, turn.deadlines.tts)
+
+        def can_say(text: str) -> bool:
+            return announce.can_say(text)
+
+        def fill(debt: Debt, text: str) -> bool:
+            return debt.stage != "tts" and realtime.fill(text)
+
+        def watch() -> None:
+            dead_air.watch()
+
+        def bearable_ms() -> int:
+            return dead_air.bearable_ms()
+
         realtime = RealtimeProcessor(
-            self._call,
-            RealtimeSession(
-                spec.provider,
-                parts.realtime,
-                Deadline(spec.timeout or deadline.first, deadline.gap),
-                config.turn.interruption.enabled,
-            ),
+            call,
+            Lineup(call, "realtime", _members(parts.realtime, turn.deadlines.llm)),
             self.agent,
-            self.playout,
+            Conversation(playout),
+            playout,
             transport.input_format,
             transport.output_format,
             self._actions,
+            rescue,
             self._usage,
-            parts.vad,
+            interruption=turn.interruption.enabled,
+            can_say=can_say,
+            watch=watch,
+            vad=parts.vad,
+        )
+        announce = AnnounceProcessor(
+            call,
+            Lineup(call, "tts", voices) if voices else None,
+            transport.output_format,
+            playout,
+            lambda text: parts.prepared.any_clip(text, transport.output_format),
+            bearable_ms,
+            realtime.voice_lost,
+            self._usage,
+        )
+        dead_air = DeadAirProcessor(
+            call,
+            DeadAir(
+                turn.dead_air.filler_after,
+                turn.dead_air.filler if voices else (),
+                turn.dead_air.give_up_after,
+            ),
+            playout,
+            (announce.owes, *realtime.owing),
+            fill,
+            realtime.give_up,
         )
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
-        return [realtime, self._idle(lambda: realtime.caller_speaks, realtime.ask)]
+        idle = self._idle(lambda: realtime.caller_speaks, realtime.ask)
+        return [realtime, idle, dead_air, announce]
 
     def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
         idle = self._parts.config.turn.idle

@@ -109,6 +109,12 @@ def _off(loaded: Loaded) -> list[str]:
             "free conversation: the offline brain answers from the file; with OPENAI_API_KEY set, "
             "add --set topology.llm=openai"
         )
+    topology = loaded.config.topology
+    if topology.mode == "realtime" and not topology.fixed_words:
+        reasons.append(
+            "fillers, apologies and last words: they need a voice beside the speech-to-speech "
+            "model; add topology.tts"
+        )
     if loaded.config.records.audio == "none":
         reasons.append("recordings: records.audio is none")
     return reasons

@@ -270,8 +270,8 @@ async def _recorder(config: Config) -> AsyncIterator[Recorder | None]:
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:
     parts = built.parts
-    for kind, candidates in (("stt", parts.stt), ("llm", parts.llm), ("tts", parts.tts)):
-        for candidate in candidates:
+    for kind in ("stt", "llm", "tts", "realtime"):
+        for candidate in getattr(parts, kind):
             metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
 
 

@@ -131,7 +131,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         stt=plugs.get("stt", ()),
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),
-        realtime=plugs["realtime"][0].plug if "realtime" in plugs else None,
+        realtime=plugs.get("realtime", ()),
     )
     for candidate in built.parts.llm:
         if isinstance(candidate.plug, KnowsAgent):
@@ -206,6 +206,8 @@ async def _prepare_first(parts: Parts, progress: Progress) -> None:
 def first_texts(parts: Parts) -> list[str]:
     """Texts that must be ready when the first call comes: the greeting and what fills a gap."""
     turn, graph = parts.config.turn, parts.profile.graph
+    if parts.realtime:
+        return _fixed(parts, turn.dead_air.filler)
     greeting = graph.nodes[graph.start].greeting
     return [
         *_pieces(_fixed(parts, [greeting])),
@@ -215,10 +217,12 @@ def first_texts(parts: Parts) -> list[str]:
 
 def later_texts(parts: Parts) -> list[str]:
     """Other texts that will be spoken word for word, the likely ones first."""
-    nodes = parts.profile.graph.nodes.values()
-    texts = [fact.answer for fact in parts.profile.knowledge]
-    texts += [text for node in nodes for text in (node.greeting, *node.say)]
-    texts += [target.say for node in nodes for target in node.transfers]
+    texts: list[str] = []
+    if not parts.realtime:  # else the model speaks for itself
+        nodes = parts.profile.graph.nodes.values()
+        texts += [fact.answer for fact in parts.profile.knowledge]
+        texts += [text for node in nodes for text in (node.greeting, *node.say)]
+        texts += [target.say for node in nodes for target in node.transfers]
     return [*_pieces(_fixed(parts, texts)), *_fixed(parts, parts.config.turn.dead_air.say)]
 
 

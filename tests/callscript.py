@@ -237,7 +237,7 @@ async def parts(
         stt=plugs.get("stt", ()),
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),
-        realtime=plugs["realtime"][0].plug if "realtime" in plugs else None,
+        realtime=plugs.get("realtime", ()),
     )
 
 

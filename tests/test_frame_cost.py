@@ -11,8 +11,10 @@ import pytest
 
 from flowcat_server.core import events
 from flowcat_server.core.audio import MULAW_8K, PCM_8K, AudioFormat
+from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
 from tests import virtual
 from tests.callscript import SILENCE, VOICE, LoopbackTransport, call
+from tests.fakes.settings import settings
 
 AGENT = """
 agent: {prompt: Be kind., greeting: "Good morning to you, and welcome to this long greeting."}
@@ -74,6 +76,28 @@ def test_a_frame_of_the_caller(audio: AudioFormat, frame: bytes, most: int):
     cost = virtual.run(listen())
     print(f"{cost:.1f} calls a frame")
     assert cost <= most
+
+
+def test_a_frame_of_the_caller_to_a_speech_to_speech_model():
+    """From the transport to the session's inbox, kept for a session that takes over."""
+
+    async def listen() -> float:
+        yaml = "agent: {prompt: Be kind.}\ntopology: {mode: realtime, provider: scripted}\n"
+        meter = ENERGY.create(settings(ENERGY))
+        async with call(yaml, extra={"vad": [meter]}) as script:
+            await script.until(events.AgentHeard)
+            await script.passes(2000)
+            receive = deaf(script.transport)
+
+            def speak() -> None:
+                for _ in range(FRAMES):
+                    receive(SILENCE)
+
+            return calls_of(speak) / FRAMES
+
+    cost = virtual.run(listen())
+    print(f"{cost:.1f} calls a frame")
+    assert cost <= 24
 
 
 def test_a_frame_of_the_agent():

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -16,10 +16,13 @@ from flowcat_server.core.interfaces import Message, ModelRequest, ToolSpec
 from flowcat_server.errors import ToolError
 from flowcat_server.providers.drills import Fault
 from flowcat_server.providers.llm.scripted import ScriptedLlm, ScriptedLlmOptions
+from flowcat_server.providers.realtime.scripted import ScriptedRealtime, ScriptedRealtimeOptions
+from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
 from flowcat_server.session import Session
 from flowcat_server.tools.toolbox import Tool
 from tests import virtual
 from tests.callscript import VOICE, Script, call
+from tests.fakes.settings import settings
 
 YAML = """
 agent:
@@ -45,6 +48,15 @@ topology:
   llm: {provider: scripted}
   tts: {provider: scripted, options: {first_audio_ms: 60, ms_per_char: 40, realtime_factor: 0.2TTS}TTSSPARE}
 """  # noqa: E501
+REALTIME = (
+    YAML[: YAML.index("topology:")]
+    + """
+topology:
+  mode: realtime
+  provider: scripted
+  tts: {provider: scripted, options: {first_audio_ms: 60, ms_per_char: 40TTS}TTSSPARE}
+"""
+)
 FAULTS: tuple[Fault, ...] = (
     "refuse",
     "rate_limit",
@@ -67,6 +79,9 @@ REPLIES = (
     {"tool": "no_such_tool", "then": "Hm."},
     {"tool": "remember", "arguments": {"day": "May", "junk": 1}, "then": "Noted."},
 )  # fmt: skip
+
+
+Maker = Callable[[random.Random], tuple[str, dict[str, list[Any]]]]
 
 
 class LookUp:
@@ -128,6 +143,30 @@ def agent_file(chance: random.Random) -> tuple[str, dict[str, list[Any]]]:
     return yaml, {"llm": models}
 
 
+def realtime_file(chance: random.Random) -> tuple[str, dict[str, list[Any]]]:
+    """The same with speech-to-speech models; some have no voice beside them."""
+    yaml = REALTIME
+    fault = f", fail: {chance.choice(FAULTS)}" if chance.random() < 0.2 else ""
+    yaml = yaml.replace("TTSSPARE", "").replace("TTS", fault)
+    if chance.random() < 0.3:
+        yaml = "\n".join(line for line in yaml.splitlines() if not line.startswith("  tts:"))
+    options: dict[str, Any] = {
+        "hears": ["hello", "one two", "yes", "", "the third of may"],
+        "replies": [chance.choice(REPLIES) for _ in range(6)],
+        "first_audio_ms": chance.choice([0, 120, 900, 1800]),
+        "realtime_factor": chance.choice([0, 0.2, 0.9]),
+        "ms_per_char": 40,
+    }
+    models = []
+    for _ in range(chance.randrange(1, 4)):
+        broken: dict[str, Any] = {}
+        if chance.random() < 0.7:
+            broken = {"fail": chance.choice(FAULTS), "fail_after": chance.randrange(4)}
+            broken["fail_times"] = chance.choice([0, 1, 2])
+        models.append(ScriptedRealtime(ScriptedRealtimeOptions(**options, **broken)))
+    return yaml, {"realtime": models, "vad": [ENERGY.create(settings(ENERGY))]}
+
+
 async def act(script: Script, chance: random.Random) -> None:
     """The caller does something."""
     match chance.randrange(8):
@@ -180,9 +219,9 @@ def check_events(found: list[events.CallEvent]) -> None:
     assert ended_turns <= set(settled), "each turn of the caller is completed"
 
 
-async def one_call(seed: int) -> weakref.ref[Session]:
+async def one_call(seed: int, make: Maker) -> weakref.ref[Session]:
     chance = random.Random(seed)
-    yaml, models = agent_file(chance)
+    yaml, models = make(chance)
     spec = ToolSpec("look_up", "Look something up.")
     filler = ("Let me look.",) if chance.random() < 0.5 else ()
     tool = Tool(spec, LookUp(chance), 2000, filler)
@@ -199,10 +238,11 @@ async def one_call(seed: int) -> weakref.ref[Session]:
     return weakref.ref(session)
 
 
+@pytest.mark.parametrize("make", [agent_file, realtime_file])
 @pytest.mark.parametrize("first", range(0, 200, 20))
-def test_calls_of_all_kinds_end_cleanly(first: int):
+def test_calls_of_all_kinds_end_cleanly(first: int, make: Maker):
     async def calls() -> list[weakref.ref[Session]]:
-        left = [await one_call(seed) for seed in range(first, first + 20)]
+        left = [await one_call(seed, make) for seed in range(first, first + 20)]
         await asyncio.sleep(0)
         gc.collect()
         assert [seed for seed, session in enumerate(left, first) if session() is not None] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal, get_args
@@ -12,17 +13,30 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from flowcat_server.core import events
-from flowcat_server.core.interfaces import Message, ModelEvent, ModelRequest, ToolSpec
+from flowcat_server.core.interfaces import (
+    Correct,
+    Message,
+    ModelEvent,
+    ModelRequest,
+    RealtimeEvent,
+    RealtimeInbox,
+    RealtimeInput,
+    RealtimeSetup,
+    ToolSpec,
+)
 from flowcat_server.errors import ProviderError, ToolError
 from flowcat_server.pipeline import Parts
 from flowcat_server.providers.drills import Fault, FaultOptions, FaultPlan
 from flowcat_server.providers.llm.scripted import ScriptedLlm, ScriptedLlmOptions
+from flowcat_server.providers.realtime.scripted import ScriptedRealtime, ScriptedRealtimeOptions
+from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
 from flowcat_server.startup import first_texts, last_words, prepare_later
 from flowcat_server.tools.toolbox import Tool
 from tests import virtual
 from tests.callscript import VOICE, Script, call, loaded, parts
+from tests.fakes.settings import settings
 
-Stage = Literal["stt", "llm", "tts", "tool"]
+Stage = Literal["stt", "llm", "tts", "tool", "realtime"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -31,6 +45,8 @@ LONGEST_MS = 2500
 SLOW_MS = 2500
 LETTER_MS = 50
 TURNS = 2
+SAID_TWICE = 3
+"""Words that two sessions may both say where one broke off: speech to speech has no word times."""
 PATIENCE_MS = 45_000
 """A caller waits so long for an answer; then the cell has failed."""
 
@@ -49,6 +65,14 @@ topology:
   llm: {{provider: scripted}}
   tts: {{provider: scripted, options: {{first_audio_ms: 120, ms_per_char: {letter}{tts}}}{tts_spare}}}
 """  # noqa: E501
+HEARD = ("when do you open", "may I")
+REALTIME_YAML = """
+agent: {{prompt: Help., greeting: "{greeting}"}}
+topology:
+  mode: realtime
+  provider: scripted
+  tts: {{provider: scripted, options: {{first_audio_ms: 120, ms_per_char: {letter}}}}}
+"""
 SPARES = {
     "stt": ", fallback: [{provider: scripted, options: {lines: [when do you open, may I], "
     "delay_ms: 150}}]",
@@ -111,6 +135,37 @@ class _Model(ScriptedLlm):
             yield event
 
 
+class _Corrected:
+    """A session's inbox; what was shown before is corrected as the session is told to."""
+
+    def __init__(self, inbox: RealtimeInbox, history: list[Message]) -> None:
+        self._inbox, self._history = inbox, history
+
+    async def get(self) -> list[RealtimeInput]:
+        items = await self._inbox.get()
+        for item in items:
+            if isinstance(item, Correct):
+                self._history[item.index] = replace(self._history[item.index], text=item.text)
+        return items
+
+
+class _Speaking(ScriptedRealtime):
+    """Keeps what its sessions were told of the conversation."""
+
+    def __init__(self, options: ScriptedRealtimeOptions, shown: list[list[Message]]) -> None:
+        super().__init__(options)
+        self._shown = shown
+
+    async def converse(
+        self, setup: RealtimeSetup, inbox: RealtimeInbox
+    ) -> AsyncGenerator[RealtimeEvent, None]:
+        history = list(setup.history)
+        self._shown.append(history)
+        async with aclosing(super().converse(setup, _Corrected(inbox, history))) as session:
+            async for event in session:
+                yield event
+
+
 class _Look:
     """A tool in trouble: what its owner would see of a vendor's fault is a `ToolError`."""
 
@@ -148,6 +203,8 @@ def _open_files() -> int:
 
 def _yaml(cell: Cell, uses_before: int) -> str:
     """The cell's agent file; a voice has been well for so many uses."""
+    if cell.stage == "realtime":
+        return REALTIME_YAML.format(greeting=GREETING, letter=LETTER_MS)
     after = f", fail_after: {uses_before}" if cell.stage == "tts" else ""
     trouble = f", fail: {cell.fault}, slow_ms: {SLOW_MS}{after}"
     parts = dict.fromkeys(("stt", "tts", "stt_spare", "tts_spare"), "")
@@ -155,6 +212,23 @@ def _yaml(cell: Cell, uses_before: int) -> str:
         parts[cell.stage] = trouble
         parts[f"{cell.stage}_spare"] = SPARES[cell.stage] if cell.fallback else ""
     return YAML.format(greeting=GREETING, letter=LETTER_MS, **parts)
+
+
+def _providers(cell: Cell, shown: list[list[Message]]) -> dict[str, list[Any]]:
+    """What is not made from the file, because it keeps what it was shown."""
+    if cell.stage != "realtime":
+        return {"llm": _models(cell, shown)}
+    options: dict[str, Any] = {
+        "hears": HEARD,
+        "replies": ANSWERS,
+        "ms_per_char": LETTER_MS,
+        "first_audio_ms": cell.first_token_ms,
+    }
+    trouble = {"fail": cell.fault, "slow_ms": SLOW_MS, "fail_after": 1}  # the greeting goes well
+    models = [_Speaking(ScriptedRealtimeOptions(**options, **trouble), shown)]
+    if cell.fallback:
+        models.append(_Speaking(ScriptedRealtimeOptions(**options, tone_hz=330), shown))
+    return {"realtime": models, "vad": [ENERGY.create(settings(ENERGY))]}
 
 
 def _models(cell: Cell, shown: list[list[Message]]) -> list[_Model]:
@@ -176,7 +250,7 @@ async def _process(cell: Cell, shown: list[list[Message]]) -> Parts:
 
     async def made(uses_before: int) -> Parts:
         file = loaded(_yaml(cell, uses_before))
-        return await parts(file, [tool], {"llm": _models(cell, shown)})
+        return await parts(file, [tool], _providers(cell, shown))
 
     draft = await made(0)
     shared = await made(len({*first_texts(draft), *last_words(draft)}))
@@ -208,7 +282,7 @@ async def _call(cell: Cell) -> Result:
         tuple(script.agent_lines),
         f"{last.reason} ({last.detail})" if over is not None else "",
         ended_ms,
-        tuple(_untrue(script, shown, cut=over is not None)),
+        tuple(_untrue(cell, script, shown, cut=over is not None)),
     )
 
 
@@ -223,7 +297,7 @@ def interrupted(cell: Cell, at_ms: int) -> tuple[str, ...]:
             await script.passes(at_ms)
             await script.passes(600, VOICE)
             await _listen(script, ANSWERS[1], script.session.now_ms(), [])
-        return tuple(_untrue(script, shown, cut=True))
+        return tuple(_untrue(cell, script, shown, cut=True))
 
     return virtual.run(talk())
 
@@ -252,19 +326,30 @@ def _has(said: str, answer: str) -> bool:
     return all(word in words for word in answer.split())
 
 
-def _untrue(script: Script, shown: list[list[Message]], *, cut: bool) -> list[str]:
+def _untrue(cell: Cell, script: Script, shown: list[list[Message]], *, cut: bool) -> list[str]:
     """Where ledger or context differ from what the far end has played."""
     heard = " ".join(script.agent_lines).split()
     played = _played_words(b"".join(audio for _, audio in script.transport.heard))
     written = [len(word) for word in heard]
     faults = []
-    if written != played and not (cut and abs(len(written) - len(played)) <= 1):
+    seams = len(shown) - 1 if cell.stage == "realtime" else 0
+    if not _same(written, played, seams, cut=cut):
         faults.append(f"the ledger has {written}, the far end played {played}")
-    for messages in shown:
+    # A session that is over was not told of what was cut off afterwards.
+    for messages in shown if cell.stage != "realtime" else shown[-1:]:
         told = " ".join(m.text for m in messages if m.role == "assistant").split()
         if told != heard[: len(told)]:
             faults.append(f"the context has {told}, heard was {heard}")
     return faults
+
+
+def _same(written: list[int], played: list[int], seams: int, *, cut: bool) -> bool:
+    """Whether words of these lengths are the same, but for the one in which a caller cut in."""
+    more = len(played) - len(written)
+    if cut:
+        return -1 <= more <= SAID_TWICE * seams + 1
+    left = iter(played)
+    return all(length in left for length in written) and more <= SAID_TWICE * seams
 
 
 def _played_words(pcm: bytes) -> list[int]:

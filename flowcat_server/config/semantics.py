@@ -52,7 +52,7 @@ def _agent(config: Config, document: Document) -> Iterator[Problem]:
 
 def _topology(config: Config, document: Document) -> Iterator[Problem]:
     mode = config.topology.mode
-    stages = ("stt", "llm", "tts", "vad", "turn")
+    stages = ("stt", "llm", "vad", "turn")
     single = ("provider", "model", "voice", "language", "api_key", "api_key_env", "base_url",
               "options", "timeout", "fallback")  # fmt: skip
     given = document.get(("topology",))
@@ -63,6 +63,30 @@ def _topology(config: Config, document: Document) -> Iterator[Problem]:
                 yield document.problem(
                     ("topology", name), f"is not read in mode {mode}", key=True, warning=True
                 )
+    if mode == "realtime":
+        yield from _realtime(config, document)
+
+
+def _realtime(config: Config, document: Document) -> Iterator[Problem]:
+    """Keys of ``turn`` that the model's own turn-taking, or the lack of a voice, leaves unread."""
+    interruption = (("interruption", name) for name in ("min_speech", "min_words", "resume_after"))
+    for path in (("endpointing",), *interruption):
+        if document.get(("turn", *path)) is not None:
+            yield document.problem(
+                ("turn", *path),
+                "is not read in mode realtime: the speech-to-speech provider takes the turns",
+                key=True,
+                warning=True,
+            )
+    for name in ("filler", "say", "goodbye"):
+        texts = document.get(("turn", "dead_air", name))
+        if texts and not config.topology.fixed_words:
+            yield document.problem(
+                ("turn", "dead_air", name),
+                "nobody can say this: in mode realtime it needs a voice under topology.tts",
+                key=True,
+                warning=True,
+            )
 
 
 def _language(config: Config, document: Document) -> Iterator[Problem]:

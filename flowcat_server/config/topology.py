@@ -89,7 +89,9 @@ class Topology(FlowcatBlock):
         default=None, description="Realtime only: longest wait for the first answer."
     )
     fallback: list[ProviderRef] = Field(
-        default_factory=list, description="Realtime only: tried in order on failure."
+        default_factory=list,
+        description="Realtime only: tried in order when it fails, with the conversation as it was "
+        "heard.",
     )
     stt: ProviderRef = Field(
         default_factory=_local("whisper"), description="Cascaded: speech to text."
@@ -98,7 +100,9 @@ class Topology(FlowcatBlock):
         default_factory=_local("intents"), description="Cascaded: language model."
     )
     tts: ProviderRef = Field(
-        default_factory=_local("piper"), description="Cascaded: text to speech."
+        default_factory=_local("piper"),
+        description="Text to speech. Realtime: if it is given, the voice for fillers, apologies "
+        "and last words.",
     )
     vad: ProviderRef = Field(
         default_factory=_local("silero"), description="Voice activity detection."
@@ -124,11 +128,16 @@ class Topology(FlowcatBlock):
             fallback=self.fallback,
         ).model_copy(update={"timeout": self.timeout})
 
+    @property
+    def fixed_words(self) -> bool:
+        """``mode: realtime`` has a voice for what the model cannot say when it is in trouble."""
+        return self.mode == "realtime" and "tts" in self.model_fields_set
+
     def used(self) -> Iterator[tuple[ProviderKind, str, ProviderSpec]]:
         """Every provider in use: kind, dotted path, spec; fallbacks after their owner."""
         kinds: dict[str, tuple[ProviderKind, ...]] = {
             "cascaded": ("vad", "turn", "stt", "llm", "tts"),
-            "realtime": ("realtime",),
+            "realtime": ("realtime", "tts") if self.fixed_words else ("realtime",),
         }
         for kind in kinds.get(self.mode, ()):
             path = "topology" if kind == "realtime" else f"topology.{kind}"

@@ -49,9 +49,10 @@ class Conversation:
         self._max_messages = max_messages
         self._entries: list[_Said | Message] = []
 
-    def caller(self, text: str) -> None:
-        """The caller finished a turn."""
-        self._entries.append(Message("user", text))
+    def caller(self, text: str, turn: int | None = None) -> None:
+        """The caller finished a turn; with its number, one whose reply may have begun already."""
+        place = next((i for i, entry in enumerate(self._entries) if _is_reply(entry, turn)), None)
+        self._entries.insert(len(self._entries) if place is None else place, Message("user", text))
 
     def reply_begins(self, turn: int) -> None:
         """A reply starts; its pieces are taken from the playout, where it has begun."""
@@ -92,6 +93,13 @@ class Conversation:
         )
         self._entries.insert(index + 1, _Said(said.reply, said.last))
 
+    def open_end(self) -> tuple[Reply, int] | None:
+        """The reply of the last message and the piece that begins it, if more may be heard yet."""
+        end = self._entries[-1] if self._entries else None
+        if not isinstance(end, _Said) or end.reply.settled or not end.messages():
+            return None
+        return end.reply, end.first
+
     def messages(self, supposed: str = "") -> list[Message]:
         """What the model may know: heard words, marked where they were cut off.
 
@@ -108,6 +116,10 @@ class Conversation:
             else:
                 messages += entry.messages()
         return _tail(messages, self._max_messages)
+
+
+def _is_reply(entry: _Said | Message, turn: int | None) -> bool:
+    return isinstance(entry, _Said) and entry.reply.turn == turn
 
 
 def _tail(messages: list[Message], most: int) -> list[Message]:

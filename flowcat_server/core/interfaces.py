@@ -343,6 +343,9 @@ class RealtimeSetup:
     greeting: str = ""
     """Non-empty: the model opens the conversation with these words; else it waits to be spoken
     to, or for a `Speak`."""
+    history: Sequence[Message] = ()
+    """What was said before, where the session takes over from another: only what was heard, but
+    of a reply that is still being heard all of it. A `Correct` names a message by its place."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -375,7 +378,28 @@ class Speak:
     """The model is to speak now, although the caller said nothing."""
 
     text: str = ""
-    """The exact words; empty: whatever fits its instructions."""
+    """The exact words; empty: whatever fits its instructions, such as the answer to the last
+    message of the history."""
+
+
+@dataclass(slots=True, frozen=True)
+class GoOn:
+    """Another session's answer broke off behind `said`, the last words of the history: go on."""
+
+    said: str
+
+
+@dataclass(slots=True, frozen=True)
+class Correct:
+    """Of the reply that stands at `index` of the history, only `text` was heard; empty: nothing."""
+
+    index: int
+    text: str
+
+
+@dataclass(slots=True, frozen=True)
+class Probe:
+    """Give a sign of life: answer `Alive` as soon as the vendor has."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -386,7 +410,7 @@ class Update:
     tools: Sequence[ToolSpec]
 
 
-RealtimeInput = Audio | ToolResult | Truncate | Say | Speak | Update
+RealtimeInput = Audio | ToolResult | Truncate | Say | Speak | GoOn | Correct | Probe | Update
 
 
 class RealtimeInbox(Protocol):
@@ -446,6 +470,11 @@ class ResponseEnded:
     """The last item of the answer; empty when it had no audio."""
 
 
+@dataclass(slots=True, frozen=True)
+class Alive:
+    """The vendor has answered a `Probe`."""
+
+
 RealtimeEvent = (
     AgentAudio
     | AgentTranscript
@@ -453,6 +482,7 @@ RealtimeEvent = (
     | CallerSpeaking
     | ToolCall
     | ResponseEnded
+    | Alive
     | Usage
 )
 
@@ -469,7 +499,7 @@ class SpeechToSpeech(Protocol):
         """Check settings; once per process."""
 
     def converse(self, setup: RealtimeSetup, inbox: RealtimeInbox) -> AsyncIterator[RealtimeEvent]:
-        """One session per call, until the inbox ends."""
+        """One session, until the inbox ends. Another is begun when it ends before."""
 
     async def close(self) -> None:
         """Stop for good."""

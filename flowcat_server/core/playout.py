@@ -155,6 +155,20 @@ class Playout:
             rate = self.audio.duration_ms(entry.audio_bytes) / len(entry.text)
             self._ms_per_char += CHAR_RATE_MEMORY * (rate - self._ms_per_char)
 
+    def cut_short(self, turn: int, piece: int) -> str:
+        """Whoever spoke a piece has failed: what of its text is surely said stays the piece.
+
+        Returns the words that somebody else has to say.
+        """
+        reply = self._open.get(turn)
+        if reply is None:
+            return ""
+        entry = reply.pieces[piece]
+        audio_ms = self.audio.duration_ms(entry.audio_bytes)
+        said, entry.text = entry.text, entry.surely_said(audio_ms, self._ms_per_char)
+        entry.complete = True
+        return said[len(entry.text) :].strip()
+
     def reply_complete(self, turn: int) -> None:
         """All audio of a reply was pushed."""
         reply = self._open.get(turn)

@@ -35,7 +35,7 @@ waits for the end of an unfinished sentence on purpose is not late yet."""
 LEAST_VOICE_MS = 600
 """So long a voice may take for its first sound, however long the caller has waited before."""
 
-Stage = Literal["stt", "llm", "tool", "tts"]
+Stage = Literal["stt", "llm", "tool", "tts", "realtime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,10 @@ class DeadAirProcessor(Processor):
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def watch(self) -> None:
+        """A sound is owed from now on that no frame tells of."""
+        self._look_at(self._call.now_ms() + self._least_ms)
 
     def debt(self) -> Debt | None:
         """Who owes the caller a sound now; None: nobody, or it is being heard, or they speak."""

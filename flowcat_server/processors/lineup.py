@@ -50,7 +50,7 @@ class Lineup(Generic[Plug]):
 
         Args:
             call: Whose providers they are.
-            stage: ``stt``, ``llm`` or ``tts``.
+            stage: ``stt``, ``llm``, ``tts`` or ``realtime``.
             members: The provider and its fallbacks, in order.
             retries: How often the same provider is asked again within a use; one that was silent
                 only once.

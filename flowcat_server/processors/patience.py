@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from flowcat_server.errors import ProviderTimeout
 from flowcat_server.processors.call import Call
 
 
 class Patience:
-    """Ends the call with `ProviderTimeout` when something expected does not come."""
+    """Calls back when something expected does not come."""
 
-    def __init__(self, call: Call, name: str) -> None:
+    def __init__(self, call: Call, late: Callable[[int], None]) -> None:
+        """`late` is told how many milliseconds were waited."""
         self._call = call
-        self._name = name
+        self._late = late
         self._wait_ms = 0
         self._due: int | None = None
         self._timer: asyncio.Handle | None = None
@@ -44,6 +45,5 @@ class Patience:
         if self._call.now_ms() < self._due:
             self._timer = self._call.call_at(self._due, self._check)
             return
-        error = ProviderTimeout(self._name, f"silent for {self._wait_ms} ms")
-        error.stage = "realtime"
-        raise error
+        self._due = None
+        self._late(self._wait_ms)

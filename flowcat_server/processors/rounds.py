@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from flowcat_server.core.agent import Agent
+from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.interfaces import RealtimeInput, ToolCall, ToolResult, Update
 from flowcat_server.processors.actions import Actions, Outcome
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.reply import MAX_ROUNDS, UNFINISHED
 
 log = structlog.get_logger()
@@ -25,18 +27,20 @@ class _Round:
     calls: Sequence[ToolCall]
     number: int
     """Of the reply's rounds, counted from 1."""
+    since_ms: int
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
 
 class ToolRounds:
-    """One round at a time: the vendor goes on only when it has the results."""
+    """What a response calls is a round; a caller who types may cause another beside it."""
 
     def __init__(
         self,
         call: Call,
         agent: Agent,
         actions: Actions,
+        conversation: Conversation,
         signal: Callable[[RealtimeInput], None],
         done: Callable[[int, bool], None],
     ) -> None:
@@ -46,29 +50,63 @@ class ToolRounds:
             call: The owner.
             agent: Where the call is in the graph; the vendor has the current node's instructions.
             actions: Carries out tool calls.
+            conversation: Where they are entered with their results.
             signal: Takes input for the vendor.
             done: Told the reply whose tools have returned, and whether it goes on.
         """
         self._call = call
         self._agent = agent
         self._actions = actions
+        self._conversation = conversation
         self._signal = signal
         self._done = done
-        self._round: _Round | None = None
+        self._called: list[ToolCall] = []
+        self._running: list[_Round] = []
+        self._last = (-1, 0)
+        """The last round's reply and number."""
         self._told_node = agent.node.id
 
-    def begin(self, turn: int, calls: Sequence[ToolCall]) -> None:
-        """Carry out what a response of a reply called."""
-        last = self._round
-        number = last.number + 1 if last is not None and last.turn == turn else 1
-        self._round = work = _Round(turn, calls, number)
+    def call(self, call: ToolCall) -> None:
+        """The response under way calls a tool, to be run when it has ended."""
+        self._called.append(call)
+
+    def forget(self) -> None:
+        """That response will not end."""
+        self._called.clear()
+
+    def begin(self, turn: int) -> bool:
+        """Carry out what a response of a reply has called; False: nothing."""
+        calls, self._called = self._called, []
+        if not calls:
+            return False
+        self._last = turn, self._last[1] + 1 if self._last[0] == turn else 1
+        work = _Round(turn, calls, self._last[1], self._call.now_ms())
+        self._running.append(work)
         work.task = self._call.spawn(f"tools-{turn}", self._act(work))
+        return True
+
+    @property
+    def turn(self) -> int | None:
+        """The reply whose tools are being run; None: none are."""
+        return self._running[0].turn if self._running else None
+
+    def owes(self) -> Debt | None:
+        """The result of a tool."""
+        return Debt("tool", self._running[0].since_ms) if self._running else None
+
+    async def returned(self) -> None:
+        """Wait until no tool is running."""
+        while self._running:
+            await asyncio.wait([work.task for work in self._running if work.task is not None])
 
     def drop(self) -> None:
         """The caller interrupted: tools are stopped, the vendor gets what results there are."""
-        work, self._round = self._round, None
-        if work is not None and work.task is not None:
-            work.task.cancel()
+        self.forget()
+        dropped, self._running = self._running, []
+        self._last = (-1, 0)
+        for work in dropped:
+            if work.task is not None:
+                work.task.cancel()
             self._tell_results(work, respond=False)
 
     def tell_node(self) -> None:
@@ -79,9 +117,12 @@ class ToolRounds:
 
     async def _act(self, work: _Round) -> None:
         # A way to another node is taken last: the other calls were meant for the node before.
-        for call in sorted(work.calls, key=self._actions.moves):
-            work.outcomes[call.id] = await self._actions.run(work.turn, call)
-        work.task = None
+        try:
+            for call in sorted(work.calls, key=self._actions.moves):
+                work.outcomes[call.id] = await self._actions.run(work.turn, call)
+        finally:
+            if work in self._running:
+                self._running.remove(work)
         self.tell_node()
         outcomes = work.outcomes.values()
         again = all(o.ask_again for o in outcomes) or any(o.speech for o in outcomes)
@@ -93,9 +134,10 @@ class ToolRounds:
 
     def _tell_results(self, work: _Round, *, respond: bool) -> None:
         last = work.calls[-1]
-        for call in work.calls:
-            outcome = work.outcomes.get(call.id)
-            result = _told(outcome) if outcome is not None else UNFINISHED
+        outcomes = [work.outcomes.get(call.id) for call in work.calls]
+        results = [_told(o) if o is not None else UNFINISHED for o in outcomes]
+        self._conversation.tool_round(work.turn, work.calls, results)
+        for call, result in zip(work.calls, results, strict=True):
             self._signal(ToolResult(call.id, result, respond=respond and call is last))
 
 

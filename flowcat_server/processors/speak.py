@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.frames import (
     AgentText,
     AudioOut,
@@ -15,17 +15,15 @@ from flowcat_server.core.frames import (
     ReplyEnded,
     SpeechEnded,
 )
-from flowcat_server.core.interfaces import TextToSpeech, Voice
+from flowcat_server.core.interfaces import TextToSpeech
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.usage import UsageMeter
-from flowcat_server.errors import ProviderError, ProviderTimeout, ProviderUnavailable
+from flowcat_server.errors import ProviderError
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
-from flowcat_server.processors.deadlines import Deadline, timed
 from flowcat_server.processors.lineup import Lineup
 from flowcat_server.processors.prepared import Clip, Prepared
-from flowcat_server.processors.spoken import Spoken
-from flowcat_server.processors.transcribe import choose_format
+from flowcat_server.processors.speaker import Speaker
 
 ROOM_MS = 8_000
 """Synthesis waits while more than this is waiting to be heard: an interruption wastes little."""
@@ -75,17 +73,15 @@ class SpeakProcessor(Processor):
             usage: Told what the voices were given and what they made of it.
         """
         self._call = call
+        self._buffered_ms = buffered_ms
         self._speakers = speakers
         self._audio = audio
-        self._buffered_ms = buffered_ms
         self._prepared = prepared
-        self._bearable_ms = bearable_ms
         self._on_lost = on_lost
         self._overtaking: int | None = None
         """The reply that waits for no other."""
-        self._usage = usage
         self._utterances: dict[int, _Utterance] = {}
-        self._open_voice()
+        self._speaker = Speaker(call, speakers, audio, bearable_ms, usage, self._spoken)
 
     def process(self, frame: Frame) -> None:
         self.emit(frame)
@@ -104,7 +100,7 @@ class SpeakProcessor(Processor):
 
     def close(self) -> None:
         self._cancel()
-        self._voice.cancel()
+        self._speaker.close()
 
     def owes(self) -> Debt | None:
         """The sound of words that the voice has been given."""
@@ -112,6 +108,9 @@ class SpeakProcessor(Processor):
             (u.since_ms for u in self._utterances.values() if u.since_ms is not None), None
         )
         return None if since is None else Debt("tts", since)
+
+    def _spoken(self, frame: Frame) -> None:
+        self.emit(frame)
 
     def can_say(self, text: str) -> bool:
         """Whether a text can be heard though the voice is silent."""
@@ -157,24 +156,6 @@ class SpeakProcessor(Processor):
                 utterance.task.cancel()
         self._utterances.clear()
 
-    def _open_voice(self) -> None:
-        """Connect the provider in use; the call rings or greets meanwhile."""
-        self._voice: asyncio.Future[Voice] = asyncio.get_running_loop().create_future()
-        provider = self._speakers.current.plug
-        self._keeper = self._call.spawn("voice", self._keep_voice(provider, self._voice))
-
-    async def _keep_voice(self, provider: TextToSpeech, opened: asyncio.Future[Voice]) -> None:
-        """Hold the vendor's connection for as long as the voice is used."""
-        try:
-            async with provider.open(choose_format(self._audio, provider.formats)) as voice:
-                opened.set_result(voice)
-                await asyncio.get_running_loop().create_future()
-        except ProviderError as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-            opened.exception()  # seen here too: nobody may ever speak
-
     async def _speak(self, utterance: _Utterance, earlier: Sequence[asyncio.Task[None]]) -> None:
         if earlier and utterance.turn != self._overtaking:
             await asyncio.wait(earlier)
@@ -195,73 +176,16 @@ class SpeakProcessor(Processor):
         self.emit(SpeechEnded(utterance.turn))
 
     async def _speak_piece(self, turn: int, piece: int, text: str) -> bool:
-        """Speak a piece, with the next voice from where one fails; False: there is none left."""
+        """Speak a piece; False: there is no voice left."""
         clip = self._clip(text) or (self._last_clip(text) if turn == self._overtaking else None)
         if clip is not None:
             self.emit(AudioOut(turn, clip.audio, piece, clip.words))
             self.emit(PieceEnded(turn, piece))
             return True
-        spoken = Spoken(text)
-        self._speakers.begin()
-        while True:
-            try:
-                await self._voice_piece(turn, piece, spoken)
-            except ProviderError as error:
-                failure = error
-            else:
-                self._speakers.succeeded()
-                break
-            words = spoken.cut()
-            if words:
-                self.emit(AudioOut(turn, b"", piece, words))
-            if not self._speakers.failed(failure):
-                if spoken.begun and not spoken.rest:
-                    break
-                self._on_lost(failure)
-                return False
-            self._keeper.cancel()
-            self._open_voice()
-            if spoken.begun and not spoken.rest:
-                break  # it failed behind its last word
-            await asyncio.sleep(self._speakers.delay_ms / 1000)
-        self.emit(PieceEnded(turn, piece))
-        return True
-
-    async def _voice_piece(self, turn: int, piece: int, spoken: Spoken) -> None:
-        """Speak the rest of a piece with the voice in use."""
-        speaker, deadline = self._speakers.current, self._speakers.deadline
-        begun, first_ms = self._call.now_ms(), deadline.first_ms
-        if self._speakers.replaceable:
-            # What the others have taken of the caller's patience is gone.
-            first_ms = min(first_ms, self._bearable_ms())
-        try:
-            async with asyncio.timeout(first_ms / 1000):
-                voice = await asyncio.shield(self._voice)
-        except TimeoutError as error:
-            raise ProviderTimeout(speaker.name, "no connection in time") from error
-        # Connecting and the first sound have one deadline: the caller waits for both.
-        left = max(1, first_ms - (self._call.now_ms() - begun))
-        transcoder = Transcoder(voice.format, self._audio)
-        text, size = spoken.rest, 0
-        deadline = Deadline(left, deadline.gap_ms)
-        amount = self._usage.of("tts", speaker.name)
-        amount.characters += len(text)
-        async with timed(voice.synthesize(text), deadline, speaker.name) as stream:
-            async for speech in stream:
-                payload = transcoder.feed(speech.audio)
-                before_ms = self._audio.duration_ms(size)
-                size += len(payload)
-                amount.audio_ms += self._audio.duration_ms(size) - before_ms
-                words = spoken.take(self._audio.duration_ms(size), speech.words)
-                if payload or words:
-                    self.emit(AudioOut(turn, payload, piece, words))
-        rest = transcoder.flush()
-        size += len(rest)
-        if not size and any(character.isalnum() for character in text):
-            raise ProviderUnavailable(speaker.name, "no audio for a text")
-        words = spoken.finish(self._audio.duration_ms(size))
-        if rest or words:
-            self.emit(AudioOut(turn, rest, piece, words))
+        failure = await self._speaker.speak(turn, piece, text)
+        if failure is not None:
+            self._on_lost(failure)
+        return failure is None
 
     async def _room(self) -> None:
         # What is buffered drains in real time, so one wait is enough while the far end plays; while

@@ -25,8 +25,8 @@ Fault = Literal["refuse", "rate_limit", "hang", "half_dead", "slow", "garbage", 
 class FaultOptions(Options):
     """Options that every scripted provider has besides its own.
 
-    One use is one answer (speech to text), one reply (language model), one sentence (text to
-    speech) or one session (speech to speech), counted over all calls of the process.
+    One use is one answer (speech to text and speech to speech), one reply (language model) or one
+    sentence (text to speech), counted over all calls of the process.
     """
 
     fail: Fault | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.faults import report
-from bench.faults.cells import CELLS, FAULTS, LONGEST_MS, Cell, Result, interrupted
+from bench.faults.cells import CELLS, FAULTS, LONGEST_MS, Cell, Result, Stage, interrupted
 from bench.faults.cells import run as run_cell
 from flowcat_server.providers.drills import Fault
 
@@ -38,7 +38,7 @@ class TestCell:
 
 
 def test_the_matrix_has_every_stage_and_fault():
-    assert len(CELLS) == 4 * 7 * 2 - 7
+    assert len(CELLS) == 5 * 7 * 2 - 7
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -53,9 +53,10 @@ def test_a_model_that_takes_its_time_leaves_less_of_it_to_the_voice(
 
 
 @pytest.mark.parametrize("fault", ["half_dead", "garbage", "close", "hang"])
-def test_whoever_cuts_in_on_a_broken_sentence_leaves_the_books_true(fault: Fault):
+@pytest.mark.parametrize("stage", ["tts", "realtime"])
+def test_whoever_cuts_in_on_a_broken_sentence_leaves_the_books_true(stage: Stage, fault: Fault):
     for at_ms in range(400, 5000, 200):
-        assert interrupted(Cell("tts", fault, True), at_ms) == (), at_ms
+        assert interrupted(Cell(stage, fault, True), at_ms) == (), at_ms
 
 
 def test_a_call_that_is_given_up_is_not_ended_without_a_word():

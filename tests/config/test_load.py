@@ -48,6 +48,41 @@ def test_a_flowcat_file_runs_unchanged() -> None:
     assert (edge.tool_name, edge.condition) == ("all_done", "Nothing is left to do")
 
 
+REALTIME = AGENT + "topology:\n  mode: realtime\n  provider: openai\n"
+
+
+def test_a_speech_to_speech_model_has_a_voice_beside_it_only_if_one_is_given() -> None:
+    alone = text(REALTIME).config.topology
+    assert not alone.fixed_words
+    assert [kind for kind, _, _ in alone.used()] == ["realtime"]
+    voiced = text(REALTIME + "  tts: {provider: piper, fallback: [scripted]}\n")
+    assert voiced.config.topology.fixed_words
+    paths = [path for _, path, _ in voiced.config.topology.used()]
+    assert paths == ["topology", "topology.tts", "topology.tts.fallback.0"]
+    assert voiced.warnings == ()
+    assert not text(AGENT + "topology: {tts: piper}\n").config.topology.fixed_words
+
+
+def test_what_a_speech_to_speech_model_leaves_unread_is_a_warning() -> None:
+    turn = "turn: {endpointing: {min_delay: 300ms}, interruption: {enabled: true, min_words: 2}}\n"
+    found = text(REALTIME + "  stt: whisper\n" + turn).warnings
+    assert [warning.path for warning in found] == [
+        "topology.stt",
+        "turn.endpointing",
+        "turn.interruption.min_words",
+    ]
+    assert "takes the turns" in found[2].message
+    assert text(AGENT + turn).warnings == ()
+
+
+def test_words_that_nobody_can_say_are_a_warning() -> None:
+    words = "turn: {dead_air: {filler: [Hm.], goodbye: [Bye.], give_up_turns: 3}}\n"
+    found = text(REALTIME + words).warnings
+    assert [w.path for w in found] == ["turn.dead_air.filler", "turn.dead_air.goodbye"]
+    assert "topology.tts" in found[0].message
+    assert text(REALTIME + "  tts: piper\n" + words).warnings == ()
+
+
 def test_a_file_with_every_block_loads_in_milliseconds() -> None:
     loaded = load(GOOD / "everything.yaml", environ={}, refuse_unknown=True)
     config = loaded.config

@@ -45,6 +45,39 @@ def test_a_reply_under_way_counts_as_said():
     assert talk.seen == [("user", "hi"), ("assistant", "One two. Three.")]
 
 
+def test_words_of_the_caller_that_are_told_late_stand_before_their_answer():
+    talk = Talk()
+    talk.conversation.caller("hi", 1)
+    talk.reply(1, "Hello.")
+    talk.reply(2, "Let me look.")
+    talk.conversation.tool_round(2, [CALL], ["nine"])
+    talk.reply(2, "At nine.")
+    talk.conversation.caller("when?", 2)
+    assert talk.seen == [
+        ("user", "hi"),
+        ("assistant", "Hello."),
+        ("user", "when?"),
+        ("assistant", "Let me look."),
+        ("tool", "nine"),
+        ("assistant", "At nine."),
+    ]
+
+
+def test_the_last_message_may_be_of_a_reply_that_is_still_being_heard():
+    talk = Talk()
+    assert talk.conversation.open_end() is None
+    talk.reply(1)
+    assert talk.conversation.open_end() is None, "nothing was said yet"
+    talk.reply(1, "Let me look.")
+    talk.conversation.tool_round(1, [CALL], ["nine"])
+    talk.reply(1, "At nine.")
+    reply, first = talk.conversation.open_end() or (None, 0)
+    assert reply is talk.playout.reply(1)
+    assert first == 1
+    talk.interrupt(100)
+    assert talk.conversation.open_end() is None
+
+
 def test_an_interrupted_reply_ends_at_the_heard_word_and_says_so():
     talk = Talk()
     talk.reply(1, "aaa bbb ccc ddd.")

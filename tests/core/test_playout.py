@@ -48,6 +48,39 @@ def test_a_reply_is_settled_when_its_last_sample_has_been_played():
     assert playout.settle(1200) == []
 
 
+@pytest.mark.parametrize(
+    ("ms", "said"),
+    [(0, ""), (200, ""), (300, "one"), (700, "one two"), (4000, TEXT)],
+)
+def test_a_voice_that_fails_has_said_what_a_slower_one_would_have(ms: int, said: str):
+    playout = ledger(marks=True)
+    speak(playout, ms, done=False)
+    rest = playout.cut_short(1, 0)
+    assert f"{said} {rest}".strip() == TEXT
+    reply = playout.reply(1)
+    assert reply is not None
+    assert reply.text == said
+    playout.add_piece(1, rest)
+    playout.push(1, 1, bytes(1000 * BYTES_PER_MS), 0)
+    playout.piece_complete(1, 1)
+    playout.reply_complete(1)
+    send(playout, 0, 6000)
+    (reply,) = playout.settle(6000)
+    assert reply.heard_text == TEXT
+
+
+def test_a_voice_that_fails_is_measured_by_its_own_pace():
+    playout = ledger()
+    for turn in range(1, 12):
+        speak(playout, 100 * len(TEXT), turn=turn)  # slower than is assumed at first
+    speak(playout, 1150, turn=12, done=False)
+    playout.cut_short(12, 0)
+    reply = playout.reply(12)
+    assert reply is not None
+    assert reply.text == "one two"
+    assert playout.cut_short(99, 0) == ""
+
+
 @pytest.mark.parametrize("heard_ms", range(0, 2001, 100))
 def test_an_interrupted_reply_ends_at_the_heard_word(heard_ms: int):
     playout = ledger(marks=True)

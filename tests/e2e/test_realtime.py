@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from flowcat_server.core.audio import encode
 from tests.e2e.conftest import StartServer
 from tests.e2e.test_hosted import assert_no_key, record
 from tests.fakes.openai_realtime_server import RealtimeServer, Reply
@@ -102,6 +103,7 @@ async def test_a_conversation_with_a_tool_and_a_goodbye(
     )
     server = start_server(yaml(vendor, str(tables.make_url(""))), INN_KEY=KEY)
     assert "key from INN_KEY" in server.text()
+    assert "fillers, apologies and last words: they need a voice" in server.text()
     async with aiohttp.ClientSession() as session, Phone(session, server.url) as phone:
         await hears(phone, sounds[0])
         await asyncio.sleep(0.3)
@@ -181,27 +183,83 @@ async def test_the_vendor_is_told_to_the_millisecond_what_was_heard(
     assert (turns[1]["caller"], turns[1]["agent"]) == ("stop please", "As you like.")
 
 
-@pytest.mark.parametrize("trouble", ["key", "mute", "hang_up", "cut"])
+@pytest.mark.parametrize("trouble", ["key", "mute"])
 async def test_trouble_ends_the_call_and_names_the_vendor(
     vendor: RealtimeServer, start_server: StartServer, trouble: str
 ):
     greeting = noise(1, 400)
     vendor.replies.append(Reply("Hello.", audio=greeting))
-    config = yaml(vendor) + "turn: {idle: {after: 2s}}\n"
-    server = start_server(config, INN_KEY="realtime-wrong-key" if trouble == "key" else KEY)
+    server = start_server(yaml(vendor), INN_KEY="realtime-wrong-key" if trouble == "key" else KEY)
     async with aiohttp.ClientSession() as session, Phone(session, server.url) as phone:
-        if trouble != "key":
+        if trouble == "mute":  # hears nothing, says nothing, answers no probe
             await hears(phone, greeting)
             await asyncio.sleep(0.3)
-            if trouble == "mute":
-                vendor.mute.set()  # hears nothing, says nothing: found out by the idle clock
-                await asks(phone)
-            elif trouble == "hang_up":
-                await vendor.hang_up()
-            else:
-                vendor.cut()
-        await asyncio.wait_for(phone.hung_up.wait(), 15)
+            vendor.mute.set()
+            await asks(phone)
+        await asyncio.wait_for(phone.hung_up.wait(), 20)
     call = await record(server)
     assert call["ended_reason"] == "provider.failed"
     assert call["ended_detail"].startswith("realtime openai: ")
     assert_no_key(server, KEY, "realtime-wrong-key")
+
+
+@pytest.mark.parametrize("trouble", ["hang_up", "cut"])
+async def test_a_connection_that_breaks_is_opened_again_and_the_call_goes_on(
+    vendor: RealtimeServer, start_server: StartServer, trouble: str
+):
+    greeting, answer = noise(1, 400), noise(2, 400)
+    vendor.hears.append("are you there")
+    vendor.replies.extend([Reply("Hello.", audio=greeting), Reply("Yes.", audio=answer)])
+    server = start_server(yaml(vendor), INN_KEY=KEY)
+    async with aiohttp.ClientSession() as session, Phone(session, server.url) as phone:
+        await hears(phone, greeting)
+        await asyncio.sleep(0.3)
+        await vendor.hang_up() if trouble == "hang_up" else vendor.cut()
+        await asks(phone)
+        await hears(phone, answer)
+    call = await record(server)
+    assert [(turn["caller"], turn["agent"]) for turn in call["turns"]] == [
+        ("", "Hello."),
+        ("are you there", "Yes."),
+    ]
+    (told,) = vendor.all("conversation.item.create")
+    assert told["item"]["content"] == [{"type": "output_text", "text": "Hello."}]
+    assert 'kind="realtime"' in server.get("/metrics")[1]
+
+
+async def test_a_dead_vendor_is_replaced_within_the_turn(
+    vendor: RealtimeServer, start_server: StartServer
+):
+    greeting, answer = noise(1, 400), noise(2, 400)
+    vendor.replies.append(Reply("Hello.", audio=greeting))
+    async with RealtimeServer(KEY) as spare:
+        spare.hears.append("are you there")
+        spare.replies.append(Reply("Here I am.", audio=answer))
+        config = yaml(vendor) + (
+            f'  fallback: [{{provider: openai, base_url: "{spare.base_url}", '
+            "api_key_env: INN_KEY}]\n"
+            "  tts: {provider: scripted, options: {first_audio_ms: 100}}\n"
+        )
+        server = start_server(config, INN_KEY=KEY)
+        assert "they need a voice" not in server.text()
+        async with aiohttp.ClientSession() as session, Phone(session, server.url) as phone:
+            await hears(phone, greeting)
+            await asyncio.sleep(0.3)
+            vendor.mute.set()
+            await asks(phone)
+            spoke = phone.said_until
+            heard = await hears(phone, answer)
+        frames = (index for index in range(spoke, heard) if phone.heard.audible(index))
+        sounds = [spoke, *frames]
+        gaps = [20 * (after - before) for before, after in zip(sounds, sounds[1:], strict=False)]
+        assert max(gaps) <= 2500, gaps
+        appended = spare.all("input_audio_buffer.append")
+        sent = b"".join(base64.b64decode(message["audio"]) for message in appended)
+    assert encode(TONE, "mulaw") in sent
+    assert spare.session["instructions"].startswith(vendor.session["instructions"])
+    told = [message["item"]["content"][0] for message in spare.all("conversation.item.create")]
+    assert told[0] == {"type": "output_text", "text": "Hello."}
+    call = await record(server)
+    assert call["turns"][-1]["caller"] == "are you there"
+    assert call["turns"][-1]["agent"] == "Here I am."
+    assert any("One moment." in turn["agent"] for turn in call["turns"])

@@ -170,7 +170,7 @@ class RealtimeServer:
             elif kind == "input_audio_buffer.append":
                 await self._hear(base64.b64decode(message["audio"], validate=True))
             elif kind == "conversation.item.create":
-                await self._create(message["item"], about)
+                await self._create(message["item"], message.get("previous_item_id"), about)
             elif kind == "conversation.item.truncate":
                 await self._truncate(message, about)
             elif kind == "conversation.item.delete":
@@ -229,7 +229,15 @@ class RealtimeServer:
         if detection.get("create_response", True) and not self._busy():
             await self._start(None)
 
-    async def _create(self, item: dict[str, Any], about: str | None) -> None:
+    async def _create(self, item: dict[str, Any], previous: str | None, about: str | None) -> None:
+        if previous not in (None, "root") and previous not in self._items:
+            await self.error("item_not_found", f"no item {previous}", about)
+            return
+        if item.get("id") in self._items:
+            await self.error("item_id_taken", f"there is an item {item['id']}", about)
+            return
+        if item["type"] == "function_call":
+            self._calls.add(item["call_id"])
         if item["type"] == "function_call_output":
             if item["call_id"] not in self._calls:
                 await self.error("invalid_tool_call_id", "no such call", about)
@@ -237,7 +245,8 @@ class RealtimeServer:
             self._calls.discard(item["call_id"])
         self._count += 1
         created = {"id": f"item_{self._count}", "object": "realtime.item", **item}
-        await self.say("conversation.item.added", item=created, previous_item_id=None)
+        self._items[created["id"]] = 0
+        await self.say("conversation.item.added", item=created, previous_item_id=previous)
 
     async def _truncate(self, message: dict[str, Any], about: str | None) -> None:
         item, end = message["item_id"], message["audio_end_ms"]

@@ -8,22 +8,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
 
 from flowcat_server.core import ended, events
-from flowcat_server.core.audio import PCM_8K
 from flowcat_server.core.interfaces import (
-    AgentAudio,
     AgentTranscript,
-    Audio,
     CallerSpeaking,
     CallerTranscript,
-    RealtimeEvent,
-    RealtimeInbox,
-    RealtimeSetup,
     ResponseEnded,
     Say,
     Speak,
@@ -34,13 +28,13 @@ from flowcat_server.core.interfaces import (
     Update,
     Usage,
 )
-from flowcat_server.errors import ProviderUnavailable
 from flowcat_server.processors.reply import MAX_ROUNDS
 from flowcat_server.providers.vad.scripted import PROVIDER as SCRIPTED_VAD
 from flowcat_server.tools.toolbox import Tool
 from tests import virtual
 from tests.callscript import VOICE, Script, call
 from tests.fakes.settings import settings
+from tests.fakes.talker import Vendor, says, sound, turn_of
 
 AGENT = """
 agent: {prompt: Be kind., greeting: Good morning to you.}
@@ -77,64 +71,6 @@ both_wires = pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "
 
 def scripted(options: str = "") -> str:
     return AGENT.replace("OPTIONS", options)
-
-
-class Vendor:
-    """A speech-to-speech model whose every event the test decides."""
-
-    formats = (PCM_8K,)
-    chunk_ms = 20
-
-    def __init__(self) -> None:
-        self.setup: RealtimeSetup | None = None
-        self.got: list[Any] = []
-        """Signals, in order."""
-        self.audio: list[Audio] = []
-        self._events: asyncio.Queue[RealtimeEvent | Exception | None] = asyncio.Queue()
-
-    async def start(self) -> None:
-        pass
-
-    async def close(self) -> None:
-        pass
-
-    async def converse(
-        self, setup: RealtimeSetup, inbox: RealtimeInbox
-    ) -> AsyncGenerator[RealtimeEvent, None]:
-        self.setup = setup
-        reading = asyncio.ensure_future(self._read(inbox))
-        try:
-            while (event := await self._events.get()) is not None:
-                if isinstance(event, Exception):
-                    raise event
-                yield event
-        finally:
-            reading.cancel()
-
-    async def _read(self, inbox: RealtimeInbox) -> None:
-        while items := await inbox.get():
-            for item in items:
-                (self.audio if isinstance(item, Audio) else self.got).append(item)
-
-    def send(self, *happened: RealtimeEvent | Exception | None) -> None:
-        for event in happened:
-            self._events.put_nowait(event)
-
-    def all(self, kind: type[Any]) -> list[Any]:
-        return [item for item in self.got if isinstance(item, kind)]
-
-
-def sound(item: str, ms: int = 1000) -> AgentAudio:
-    return AgentAudio(b"\x00\x40" * (PCM_8K.sample_rate * ms // 1000), item)
-
-
-def says(item: str, text: str, ms: int = 1000) -> tuple[RealtimeEvent, ...]:
-    """A whole response."""
-    return AgentTranscript(text, item), sound(item, ms), ResponseEnded(item)
-
-
-def turn_of(item: str = "") -> tuple[RealtimeEvent, ...]:
-    return CallerSpeaking(True, item), CallerSpeaking(False, item)
 
 
 def led(vendor: Vendor, yaml: str = AGENT.replace("OPTIONS", ""), **more: Any) -> Any:
@@ -622,23 +558,21 @@ async def test_an_agent_without_a_greeting_speaks_first_all_the_same():
 
 
 @on_virtual_time
-async def test_a_vendor_that_never_answers_ends_the_call_with_its_name():
-    vendor = Vendor()
+async def test_a_vendor_that_never_answers_is_asked_again_and_then_named():
     yaml = AGENT.replace("OPTIONS", "") + "turn: {deadlines: {llm: {first: 2s, gap: 1s}}}\n"
-    async with led(vendor, yaml) as script:
+    async with led(Vendor(), yaml) as script:
         over = await script.until(events.CallEnded)
     assert over.reason == ended.PROVIDER_FAILED
-    assert over.detail == "realtime scripted: silent for 2000 ms"
-    assert over.at_ms == pytest.approx(2000, abs=40)
+    assert over.detail == "realtime realtime.0: silent for 2000 ms"
+    assert over.at_ms == pytest.approx(4000 + 300 + 2000, abs=40)
 
 
 @on_virtual_time
 async def test_the_providers_own_timeout_comes_first():
-    vendor = Vendor()
-    yaml = AGENT.replace("OPTIONS", "").replace("scripted,", "scripted, timeout: 700ms,")
-    async with led(vendor, yaml) as script:
+    yaml = scripted("fail: hang").replace("scripted,", "scripted, timeout: 700ms,")
+    async with call(yaml) as script:
         over = await script.until(events.CallEnded)
-    assert over.detail == "realtime scripted: silent for 700 ms"
+    assert over.detail == "realtime topology: silent for 700 ms"
 
 
 @on_virtual_time
@@ -650,7 +584,7 @@ async def test_a_vendor_that_falls_silent_in_mid_answer_ends_the_call():
         over = await script.until(events.CallEnded)
     assert (over.reason, over.detail) == (
         ended.PROVIDER_FAILED,
-        "realtime scripted: silent for 4000 ms",
+        "realtime realtime.0: silent for 4000 ms",
     )
 
 
@@ -674,26 +608,11 @@ async def test_a_response_without_anything_is_an_answer():
         assert script.ended is None
 
 
-@pytest.mark.parametrize("how", ["error", "end"])
-@on_virtual_time
-async def test_a_session_that_breaks_ends_the_call_with_its_name(how: str):
-    vendor = Vendor()
-    async with led(vendor) as script:
-        await greeted(script, vendor)
-        vendor.send(
-            ProviderUnavailable("openai", "closed with code 1011") if how == "error" else None
-        )
-        over = await script.until(events.CallEnded)
-    assert over.reason == ended.PROVIDER_FAILED
-    name = "openai: closed with code 1011" if how == "error" else "scripted: the session ended"
-    assert over.detail.startswith(f"realtime {name}")
-
-
 @pytest.mark.parametrize("fault", ["refuse", "hang", "half_dead", "close", "garbage"])
 @on_virtual_time
 async def test_every_fault_of_the_drill_ends_the_call_politely(fault: str):
     async with call(scripted(f"fail: {fault}")) as script:
         over = await script.until(events.CallEnded, within_ms=30_000)
     assert over.reason == ended.PROVIDER_FAILED
-    assert "scripted" in over.detail
+    assert over.detail.startswith("realtime ")
     assert script.transport.hung_up == ended.PROVIDER_FAILED

@@ -25,9 +25,13 @@ from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_24K, AudioFormat
 from flowcat_server.core.interfaces import (
     AgentAudio,
     AgentTranscript,
+    Alive,
     Audio,
     CallerSpeaking,
     CallerTranscript,
+    Correct,
+    GoOn,
+    Probe,
     RealtimeEvent,
     RealtimeInput,
     RealtimeSetup,
@@ -43,6 +47,7 @@ from flowcat_server.core.interfaces import (
 )
 from flowcat_server.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from flowcat_server.providers.faults import redact, stream_error
+from flowcat_server.providers.realtime._openai_history import correction, history_items
 
 FORMATS: dict[AudioFormat, dict[str, Any]] = {
     MULAW_8K: {"type": "audio/pcmu"},
@@ -58,6 +63,9 @@ SETUP = "setup"
 
 RESPOND = "respond"
 """``event_id`` of every response.create."""
+
+PROBE = "probe"
+"""``event_id`` of the session.update that only asks for a sign of life."""
 
 # The caller or the vendor was quicker; nothing is wrong.
 _HARMLESS = frozenset({"response_cancel_not_active"})
@@ -106,6 +114,7 @@ class Conversation:
         self._item = ""
         self._failures = 0
         self._usage = Usage()
+        self._probed = 0
 
     # --- to the vendor ------------------------------------------------------------------------
 
@@ -166,6 +175,14 @@ class Conversation:
             self._wanted = self._wanted or {}
         elif isinstance(item, Speak):
             self._wanted = self._exactly(item.text) if item.text else self._wanted or {}
+        elif isinstance(item, GoOn):
+            self._wanted = self._rest(item.said)
+        elif isinstance(item, Correct):
+            yield from correction(self._setup.history, item)
+        elif isinstance(item, Probe):
+            self._probed += 1
+            same: Json = {"type": "realtime", "instructions": self._instructions}
+            yield {"type": "session.update", "event_id": PROBE, "session": same}
         elif isinstance(item, Update):
             self._instructions = item.instructions
             session = {
@@ -235,13 +252,21 @@ class Conversation:
             yield from self._response_done(event["response"])
         elif kind == "session.updated":
             self._updated()
+            if self._probed:
+                self._probed -= 1
+                yield Alive()
+        elif kind == "error" and self._describe(event["error"])[1] == PROBE:
+            yield Alive()
         elif kind == "error":
             self._error(event["error"])
 
     def _updated(self) -> None:
-        if not self.ready and self._setup.greeting:
-            self._wanted = self._exactly(self._setup.greeting)
+        if self.ready:
+            return
         self.ready = True
+        self._replies += history_items(self._setup.history)
+        if self._setup.greeting:
+            self._wanted = self._exactly(self._setup.greeting)
 
     def _exactly(self, text: str) -> Json:
         """A response of these words."""
@@ -250,6 +275,15 @@ class Conversation:
             f"{self._instructions}\n\nSay exactly these words now, and nothing else:\n{text}"
         )
         return {"instructions": instructions.strip(), "tool_choice": "none"}
+
+    def _rest(self, said: str) -> Json:
+        """A response that goes on where another one broke off."""
+        instructions = (
+            f"{self._instructions}\n\nYour last answer was cut off by a fault of the line. The "
+            f'caller has heard this much of it: "{said}" Go on from there with the next word. Do '
+            "not repeat what was heard and do not mention the fault."
+        )
+        return {"instructions": instructions.strip()}
 
     def _audio(self, event: Mapping[str, Any]) -> Iterator[RealtimeEvent]:
         item = str(event["item_id"])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field
 
@@ -17,9 +18,13 @@ from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.interfaces import (
     AgentAudio,
     AgentTranscript,
+    Alive,
     Audio,
     CallerSpeaking,
     CallerTranscript,
+    GoOn,
+    Message,
+    Probe,
     RealtimeEvent,
     RealtimeInbox,
     RealtimeInput,
@@ -32,15 +37,28 @@ from flowcat_server.core.interfaces import (
     Truncate,
 )
 from flowcat_server.providers import tones
-from flowcat_server.providers.drills import FaultOptions, FaultPlan
+from flowcat_server.providers.drills import FaultOptions, FaultPlan, Trouble
 from flowcat_server.providers.llm.scripted import ECHO, Reply
 from flowcat_server.providers.registry import Provider, Settings
 
 OPENING = "Hello."
 """Said when the model is to speak first and has no greeting."""
 
-Planned = tuple[float, RealtimeEvent]
-"""An event and the loop's time at which it is due."""
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """Where in an answer it goes wrong."""
+
+    trouble: Trouble
+    begun: bool
+
+    async def happen(self) -> None:
+        """Fail, or fall silent."""
+        await (self.trouble.during() if self.begun else self.trouble.before())
+
+
+Planned = tuple[float, RealtimeEvent | _Fault]
+"""What happens, and the loop's time at which it is due."""
 
 
 class ScriptedRealtimeOptions(FaultOptions):
@@ -79,14 +97,12 @@ class ScriptedRealtime:
         self, setup: RealtimeSetup, inbox: RealtimeInbox
     ) -> AsyncGenerator[RealtimeEvent, None]:
         """One session."""
-        trouble = self._faults.take()
-        await trouble.before()
+        await self._faults.connect()
         loop = asyncio.get_running_loop()
-        model = _Model(self._options, setup)
+        model = _Model(self._options, self._faults, setup)
         if setup.greeting:
             model.say(setup.greeting, loop.time())
         reading = asyncio.ensure_future(inbox.get())
-        told = False
         try:
             while True:
                 await asyncio.wait((reading,), timeout=model.wait(loop.time()))
@@ -98,10 +114,10 @@ class ScriptedRealtime:
                         model.feed(item, loop.time())
                     reading = asyncio.ensure_future(inbox.get())
                 while (event := model.next(loop.time())) is not None:
-                    yield event
-                    if not told:
-                        told = True
-                        await trouble.during()
+                    if isinstance(event, _Fault):
+                        await event.happen()
+                    else:
+                        yield event
         finally:
             reading.cancel()
 
@@ -112,14 +128,16 @@ class ScriptedRealtime:
 class _Model:
     """One session's state: the caller's turn and what is still to be said."""
 
-    def __init__(self, options: ScriptedRealtimeOptions, setup: RealtimeSetup) -> None:
-        self._options = options
+    def __init__(
+        self, options: ScriptedRealtimeOptions, faults: FaultPlan, setup: RealtimeSetup
+    ) -> None:
+        self._options, self._faults = options, faults
         self._input: AudioFormat = setup.input
         self._output: AudioFormat = setup.output
         self._plan: deque[Planned] = deque()
-        self._turns = 0
         self._items = 0
-        self._caller = ""
+        self._turns, self._caller = _heard(setup.history)
+        self._tool_result = _result(setup.history)
         self._speaking = False
         self._quiet_ms = 0
         self._item = ""
@@ -131,7 +149,7 @@ class _Model:
         """Seconds until the next event is due; None: nothing is planned."""
         return max(0.0, self._plan[0][0] - now) if self._plan else None
 
-    def next(self, now: float) -> RealtimeEvent | None:
+    def next(self, now: float) -> RealtimeEvent | _Fault | None:
         """The next event, if it is due."""
         if not self._plan or self._plan[0][0] > now:
             return None
@@ -150,7 +168,13 @@ class _Model:
         elif isinstance(item, Say):
             self._answer(item.text, now)
         elif isinstance(item, Speak):
-            self.say(item.text or OPENING, now)
+            self._speak(item.text, now)
+        elif isinstance(item, GoOn):
+            words = self._reply(self._turns - 1).say if self._turns else OPENING
+            said = len(item.said.split())
+            self.say(" ".join(self._fill(words, "").split()[said:]), now)
+        elif isinstance(item, Probe):
+            self._plan.appendleft((now, Alive()))
         elif isinstance(item, ToolResult):
             reply = self._tools.pop(item.call_id, None)
             if item.respond:
@@ -177,17 +201,31 @@ class _Model:
 
     def _interrupt(self, now: float) -> None:
         """Forget what was still to be said, as the vendors do when their detection fires."""
-        unsaid = (AgentAudio, AgentTranscript, ToolCall)
+        unsaid = (AgentAudio, AgentTranscript, ToolCall, _Fault)
         cut = [(now, event) for _, event in self._plan if isinstance(event, ResponseEnded)]
         kept = [e for e in self._plan if not isinstance(e[1], (*unsaid, ResponseEnded))]
         self._plan = deque([*kept, *cut])
 
-    def _answer(self, text: str, now: float) -> None:
+    def _speak(self, text: str, now: float) -> None:
+        """Say these words, or what the conversation asks for."""
+        result, self._tool_result = self._tool_result, None
+        if text or not self._turns:
+            self.say(text or OPENING, now)
+        elif result is not None:
+            self.say(self._fill(self._reply(self._turns - 1).then, result), now)
+        else:  # the session before has heard the question
+            self._turns -= 1
+            self._answer(self._caller, now)
+
+    def _reply(self, turn: int) -> Reply:
         replies = self._options.replies
-        chosen = replies[min(self._turns, len(replies) - 1)] if replies else ECHO
+        chosen = replies[min(turn, len(replies) - 1)] if replies else ECHO
+        return Reply(say=chosen) if isinstance(chosen, str) else chosen
+
+    def _answer(self, text: str, now: float) -> None:
+        reply = self._reply(self._turns)
         self._turns += 1
         self._caller = text
-        reply = Reply(say=chosen) if isinstance(chosen, str) else chosen
         call = None
         if reply.tool:
             call = ToolCall(f"scripted-{self._turns}", reply.tool, dict(reply.arguments))
@@ -205,15 +243,33 @@ class _Model:
             self._items += 1
             self._item = item = f"item-{self._items}"
             due += options.first_audio_ms / 1000
-        for speech in tones.speak(
-            text, self._output, ms_per_char=options.ms_per_char, tone_hz=options.tone_hz
-        ):
+        trouble = self._faults.take()
+        self._plan.append((due, _Fault(trouble, begun=False)))
+        words = list(
+            tones.speak(
+                text, self._output, ms_per_char=options.ms_per_char, tone_hz=options.tone_hz
+            )
+        )
+        for number, speech in enumerate(words, 1):
             self._plan.append((due, AgentTranscript(speech.words[0].text + " ", item)))
             self._plan.append((due, AgentAudio(speech.audio, item)))
             due += options.realtime_factor * self._output.duration_ms(len(speech.audio)) / 1000
+            if number == (len(words) + 1) // 2:
+                self._plan.append((due, _Fault(trouble, begun=True)))
         if call is not None:
             self._plan.append((due, call))
         self._plan.append((due, ResponseEnded(item)))
+
+
+def _heard(history: Sequence[Message]) -> tuple[int, str]:
+    """How many turns of the caller an earlier session has heard, and the last of them."""
+    texts = [message.text for message in history if message.role == "user"]
+    return len(texts), texts[-1] if texts else ""
+
+
+def _result(history: Sequence[Message]) -> str | None:
+    """What a tool has returned that is yet to be answered."""
+    return history[-1].text if history and history[-1].role == "tool" else None
 
 
 def create(settings: Settings) -> ScriptedRealtime:

@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_24K, AudioFormat, e
 from flowcat_server.core.interfaces import (
     AgentAudio,
     AgentTranscript,
+    Alive,
     Audio,
     CallerSpeaking,
     CallerTranscript,
+    Correct,
+    GoOn,
+    Message,
+    Probe,
     RealtimeEvent,
     RealtimeInput,
     RealtimeSetup,
@@ -321,6 +327,98 @@ async def test_another_node_changes_instructions_and_tools(server: RealtimeServe
         "instructions": "Take the booking.",
         "tools": [],
     }
+
+
+# --- taking over ------------------------------------------------------------------------------
+
+BEFORE = (
+    Message("assistant", "Good day."),
+    Message("user", "When are you free?"),
+    Message("assistant", "Let me", (ToolCall("call-7", "look_up", {"day": "Friday"}),)),
+    Message("tool", "9:00", tool_call_id="call-7"),
+    Message("assistant", "At nine", interrupted=True),
+)
+
+
+def resumed(*history: Message) -> RealtimeSetup:
+    return replace(setup(), history=history or BEFORE)
+
+
+def no_errors(server: RealtimeServer) -> bool:
+    return not [event for event in server.sent if event["type"] == "error"]
+
+
+async def test_a_session_that_takes_over_knows_what_was_said(server: RealtimeServer, http: Http):
+    async with call(server, http, resumed()):
+        await server.got("conversation.item.create", 6)
+    items = [message["item"] for message in server.all("conversation.item.create")]
+    assert [(item["type"], item.get("role")) for item in items] == [
+        ("message", "assistant"),
+        ("message", "user"),
+        ("message", "assistant"),
+        ("function_call", None),
+        ("function_call_output", None),
+        ("message", "assistant"),
+    ]
+    assert items[1]["content"] == [{"type": "input_text", "text": "When are you free?"}]
+    assert items[2]["content"] == [{"type": "output_text", "text": "Let me"}]
+    assert items[3]["call_id"] == items[4]["call_id"] == "call-7"
+    assert json.loads(items[3]["arguments"]) == {"day": "Friday"}
+    assert items[5]["content"][0]["text"] == "At nine [interrupted by the caller]"
+    assert server.all("response.create") == []
+    assert no_errors(server)
+
+
+async def test_an_answer_is_gone_on_with(server: RealtimeServer, http: Http):
+    async with call(server, http, resumed()) as phone:
+        phone.inbox.put(GoOn("At nine"))
+        await phone.until(ResponseEnded)
+    (asked,) = server.all("response.create")
+    assert asked["response"]["instructions"].startswith("You answer the phone.")
+    assert '"At nine"' in asked["response"]["instructions"]
+    assert "tool_choice" not in asked["response"]
+
+
+@pytest.mark.parametrize("index", [0, 2, 4])
+async def test_words_that_were_not_heard_are_replaced_in_their_place(
+    server: RealtimeServer, http: Http, index: int
+):
+    async with call(server, http, resumed()) as phone:
+        phone.inbox.put(Correct(index, "At"))
+        created = await server.got("conversation.item.create", 7)
+    assert created["item"]["content"][0]["text"] == "At [interrupted by the caller]"
+    before = {0: "root", 2: "said_1", 4: "said_3"}[index]
+    assert created["previous_item_id"] == before
+    (gone,) = server.all("conversation.item.delete")
+    assert gone["item_id"] == f"said_{index}"
+    assert no_errors(server)
+
+
+async def test_words_of_which_none_was_heard_are_taken_away(server: RealtimeServer, http: Http):
+    async with call(server, http, resumed()) as phone:
+        phone.inbox.put(Correct(4, ""), Say("Go on."))
+        await phone.until(ResponseEnded)
+    assert len(server.all("conversation.item.delete")) == 1
+    assert len(server.all("conversation.item.create")) == 7
+    assert no_errors(server)
+
+
+async def test_it_gives_a_sign_of_life_and_changes_nothing(server: RealtimeServer, http: Http):
+    async with call(server, http, setup()) as phone:
+        phone.inbox.put(Update("Take the booking.", ()), Probe())
+        await phone.until(Alive)
+    assert server.all("session.update")[2]["session"] == {
+        "type": "realtime",
+        "instructions": "Take the booking.",
+    }
+    assert server.session["tools"] == []
+
+
+async def test_an_error_is_a_sign_of_life_too(server: RealtimeServer, http: Http):
+    async with call(server, http) as phone:
+        await asyncio.sleep(0.05)
+        await server.error("rate_limit_exceeded", "not so fast", about="probe")
+        await phone.until(Alive)
 
 
 # --- barge-in ---------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ from flowcat_server.core.audio import MULAW_8K, encode
 from flowcat_server.core.interfaces import (
     AgentAudio,
     Audio,
+    Correct,
+    GoOn,
+    Message,
+    Probe,
     RealtimeInput,
     RealtimeSetup,
     ResponseEnded,
@@ -71,7 +75,13 @@ async def our_call(server: RealtimeServer) -> None:
             extra={"truncation": "auto"},
         )
     )
-    setup = RealtimeSetup("Answer.", (LOOK_UP,), MULAW_8K, MULAW_8K, "Good day.")
+    before = (
+        Message("user", "Hello?"),
+        Message("assistant", "Wait.", (ToolCall("call-7", "look_up", {"day": "Friday"}),)),
+        Message("tool", "9:00", tool_call_id="call-7"),
+        Message("assistant", "At nine", interrupted=True),
+    )
+    setup = RealtimeSetup("Answer.", (LOOK_UP,), MULAW_8K, MULAW_8K, "Good day.", before)
     ended = 0
     items: list[str] = []
     async for event in model.converse(setup, inbox):
@@ -84,11 +94,14 @@ async def our_call(server: RealtimeServer) -> None:
         elif isinstance(event, ResponseEnded):
             ended += 1
             if ended == 1:
+                inbox.put(Probe(), Correct(3, "At"))
                 inbox.put(Audio(LOUD, 300), Audio(MULAW_8K.silence(300), 600))
-            elif ended == 4:
+            elif ended == 5:
                 break
             elif ended == 3:
                 inbox.put(Say("Yes."))
+            elif ended == 4:
+                inbox.put(GoOn("Yes"))
     await http.close()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from flowcat_server import __version__, logs
+from flowcat_server import __version__, carriers, logs
 from flowcat_server.calls import Calls
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Config
@@ -30,10 +30,12 @@ from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
-from flowcat_server.routes.telephony import TwilioDoor
+from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
@@ -96,7 +98,7 @@ class Server:
             built = await build(self._loaded, http, progress)
             stack.push_async_callback(built.close)
             metrics = Metrics(
-                __version__, reasons=sorted(ended.REASONS), channels=("twilio", "webrtc")
+                __version__, reasons=sorted(ended.REASONS), channels=(*carriers.names(), "webrtc")
             )
             _watch_breakers(metrics, built)
             store = await stack.enter_async_context(self._records(metrics))
@@ -204,7 +206,13 @@ class Server:
                 writable=lambda: store.writable,
             ),
             WebRtcDoor(calls, offers),
-            TwilioDoor(config, calls, tokens, Pacer(), http, trusted),
+            TelephonyDoor(
+                config,
+                CarrierCalls(calls, tokens, http),
+                Gate(config.server.public_url, trusted),
+                Pacer(),
+                http,
+            ),
         )
         gate = guard(token, public_url=config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[gate], client_max_size=CLIENT_MAX_BYTES)

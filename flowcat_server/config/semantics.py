@@ -18,7 +18,7 @@ from flowcat_server.errors import Problem
 
 _TRANSPORTS = ("webrtc", "ws-twilio", "ws-plivo", "sip", "local")
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
-_SERVED = ("webrtc", "ws-twilio")
+_SERVED = ("webrtc", "ws-twilio", "ws-plivo")
 
 
 def check(config: Config, document: Document) -> Iterator[Problem]:
@@ -104,6 +104,11 @@ def _addresses(config: Config, document: Document) -> Iterator[Problem]:
             if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns"):
                 yield bad(("webrtc", "ice_servers", number, "urls"),
                           "an address that begins with stun:, turn: or turns:", url)  # fmt: skip
+    for name, carrier in config.carriers:
+        for number, address in enumerate(carrier.allow_from):
+            if not _is_network(address):
+                yield bad(("carriers", name, "allow_from", number),
+                          "an IP address or network such as 10.0.0.0/8", address)  # fmt: skip
     webhook = config.records.webhook
     if webhook is not None and not _is_url(webhook.url, "https", "http"):
         yield bad(("records", "webhook", "url"), "an http:// or https:// address", webhook.url)
@@ -155,18 +160,18 @@ def _not_served(config: Config, document: Document) -> Iterator[Problem]:
             f"{kind!r} is {known}; the page and the carriers are served in any case",
             warning=True,
         )
-    plivo = config.carriers.plivo
-    if plivo is not None and (plivo.auth_id or plivo.auth_token.get_secret_value()):
-        yield document.problem(
-            ("carriers", "plivo"), "Plivo is not served by this version", key=True, warning=True
-        )
 
 
 def _literal_secrets(config: Config, document: Document) -> Iterator[Problem]:
     paths: list[tuple[Path, SecretStr]] = [
         ((*path.split("."), "api_key"), spec.api_key) for _, path, spec in config.topology.used()
     ]
-    paths.append((("carriers", "twilio", "auth_token"), config.carriers.twilio.auth_token))
+    for name, carrier in config.carriers:
+        paths += [
+            (("carriers", name, key), secret)
+            for key, secret in carrier
+            if isinstance(secret, SecretStr)
+        ]
     for path, secret in paths:
         real = tuple(int(part) if str(part).isdecimal() else part for part in path)
         mark = document.mark(real)

@@ -470,7 +470,7 @@ async def test_a_format_that_we_cannot_read_is_refused(tmp_path: Path):
             start = {
                 "callSid": answer.call_sid,
                 "customParameters": answer.parameters,
-                "mediaFormat": {"encoding": "audio/x-L16", "sampleRate": 16000},
+                "mediaFormat": {"encoding": "audio/x-opus", "sampleRate": 16000},
             }
             await socket.send_json({"event": "start", "streamSid": "MZ1", "start": start})
             message = await asyncio.wait_for(socket.receive(), 5)

@@ -170,6 +170,7 @@ class CarrierTransport(ABC):
     def _speak(self, audio: bytes) -> None:
         """Send audio in messages that the carrier takes."""
         if self._shaped:
+            self._rest = 0
             short = max(self._sending.least - len(audio), -len(audio) % self._unit)
             if short > 0:
                 audio += self._silence_byte * short
@@ -193,7 +194,6 @@ class CarrierTransport(ABC):
             self._rest, self._rest_since_ms = queued, now
         if now - self._rest_since_ms < REST_MS:
             return 0
-        self._rest = 0
         return queued
 
     def _mark(self, source: PlayoutSource, now: int) -> None:

@@ -93,7 +93,7 @@ def _carriers(loaded: Loaded, address: Address) -> list[tuple[str, str]]:
         if not line.account.guarded:
             base = address.url()
             what = f"only from this machine: no {line.credential}"
-        elif not public:
+        elif not public and line.carrier.over == "websocket":
             what = "(set server.public_url)"
         else:
             what = f"paste as {line.carrier.paste}"

@@ -30,9 +30,11 @@ from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.lines import lines
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -114,8 +116,11 @@ class Server:
             token, made = self._token()
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
-            app = self._app(calls, store, metrics, http, offers, token, built)
+            pacer = Pacer()
+            carrier_calls = CarrierCalls(calls, StreamTokens(secrets.token_bytes(32)), http)
+            app = self._app(calls, carrier_calls, pacer, store, metrics, http, offers, token, built)
             address = await self._open(app, stack)
+            await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
             stack.callback(watch.cancel)
@@ -186,6 +191,8 @@ class Server:
     def _app(
         self,
         calls: Calls,
+        carrier_calls: CarrierCalls,
+        pacer: Pacer,
         store: Store,
         metrics: Metrics,
         http: Http,
@@ -195,7 +202,6 @@ class Server:
     ) -> web.Application:
         config = self._loaded.config
         trusted = parse_networks(config.server.trusted_proxies)
-        tokens = StreamTokens(secrets.token_bytes(32))
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
@@ -207,11 +213,7 @@ class Server:
             ),
             WebRtcDoor(calls, offers),
             TelephonyDoor(
-                config,
-                CarrierCalls(calls, tokens, http),
-                Gate(config.server.public_url, trusted),
-                Pacer(),
-                http,
+                config, carrier_calls, Gate(config.server.public_url, trusted), pacer, http
             ),
         )
         gate = guard(token, public_url=config.server.public_url, trusted=trusted)
@@ -234,6 +236,20 @@ class Server:
             ) from error
         actual = runner.addresses[0][1] if runner.addresses else port
         return Address(host, actual)
+
+    async def _open_audiosocket(
+        self, calls: CarrierCalls, pacer: Pacer, stack: AsyncExitStack
+    ) -> None:
+        bind = self._loaded.config.carriers.audiosocket.bind
+        if not bind:
+            return
+        line = next(
+            each for each in lines(self._loaded.config) if each.carrier.name == "audiosocket"
+        )
+        listener = AudioSocketListener(line, calls, pacer)
+        host, port = await listener.open(bind)
+        stack.push_async_callback(listener.close)
+        log.info("audiosocket_ready", host=host, port=port)
 
     # --- the end --------------------------------------------------------------------------------
 

@@ -59,9 +59,9 @@ class PlivoLike(Carrier):
     """Prefix of the signature's headers, in lower case."""
     api: str
 
-    def open(self, account: Account, parameters: Mapping[str, str]) -> CarrierStream:
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket."""
-        del parameters
+        del handshake
         big_endian = account.options.get("byte_order") == "big"
         return JsonStream(Settings(dialect=self.dialect, big_endian=big_endian))
 

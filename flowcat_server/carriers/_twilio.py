@@ -60,9 +60,9 @@ class TwilioLike(Carrier):
     """In lower case; the first that is there counts."""
     api: str = ""
 
-    def open(self, account: Account, parameters: Mapping[str, str]) -> CarrierStream:
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket."""
-        del parameters
+        del handshake
         big_endian = account.options.get("byte_order") == "big"
         return JsonStream(Settings(dialect=self.dialect, big_endian=big_endian))
 

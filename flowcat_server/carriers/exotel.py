@@ -48,9 +48,9 @@ DIALECT = Dialect(ids=("stream_sid", "streamSid"), unannounced=PCM_8K)
 class Exotel(Carrier):
     """A socket of JSON, an optional webhook that only names it."""
 
-    def open(self, account: Account, parameters: Mapping[str, str]) -> CarrierStream:
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket."""
-        del account, parameters
+        del account, handshake
         return JsonStream(Settings(dialect=DIALECT, sending=_sending))
 
     def read_call(self, request: Request) -> Ringing | None:

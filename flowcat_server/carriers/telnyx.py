@@ -72,9 +72,9 @@ CALL_CONTROL = "call-control"
 class Telnyx(TwilioLike):
     """TeXML in Twilio's manner, Call Control in its own."""
 
-    def open(self, account: Account, parameters: Mapping[str, str]) -> CarrierStream:
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket; what we send was asked for in the answer."""
-        del parameters
+        del handshake
         return JsonStream(
             Settings(
                 dialect=self.dialect,

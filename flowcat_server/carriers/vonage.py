@@ -138,9 +138,9 @@ class Vonage(Carrier):
 
     api: str = "https://api.nexmo.com"
 
-    def open(self, account: Account, parameters: Mapping[str, str]) -> CarrierStream:
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket."""
-        del account, parameters
+        del account, handshake
         return Stream()
 
     # --- webhooks ---------------------------------------------------------------------------

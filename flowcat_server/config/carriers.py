@@ -154,11 +154,7 @@ class Exotel(_Basic):
     """Exotel AgentStream (Voicebot applet)."""
 
     def account(self) -> Account:
-        return Account(
-            user=self.username,
-            password=self.password.get_secret_value(),
-            allow_from=tuple(self.allow_from),
-        )
+        return _basic_account(self)
 
 
 class _PlivoLike(_Rest):
@@ -229,6 +225,88 @@ class Vonage(_Rest):
         )
 
 
+class Asterisk(_Basic):
+    """Asterisk's chan_websocket: the switch opens the socket."""
+
+    def account(self) -> Account:
+        return _basic_account(self)
+
+
+class AudioSocket(Carrier):
+    """Asterisk's AudioSocket, over bare TCP."""
+
+    bind: str = Field(
+        default="", description='Address and port to listen on, such as "0.0.0.0:9092"; empty: off.'
+    )
+
+
+class Jambonz(_Basic):
+    """jambonz, verb listen."""
+
+    webhook_secret: SecretStr = Field(
+        default=_NONE,
+        description="Webhook secret of the account: checks signatures; without it only loopback "
+        "is served.",
+    )
+    sample_rate: Literal[8000, 16000, 24000] = Field(
+        default=8000, description="Hertz of the media socket."
+    )
+
+    def account(self) -> Account:
+        return _basic_account(
+            self, self.webhook_secret.get_secret_value(), sample_rate=str(self.sample_rate)
+        )
+
+
+class Genesys(Carrier):
+    """Genesys Cloud AudioHook / Audio Connector."""
+
+    api_key: str = Field(default="", description="API key that the integration sends.")
+    client_secret: SecretStr = Field(
+        default=_NONE,
+        description="Client secret of the integration (base64): checks the handshake's "
+        "signature; without it only loopback is served.",
+    )
+    organization_id: str = Field(
+        default="", description="The only organization that is served; empty: any that signs."
+    )
+
+    def account(self) -> Account:
+        return Account(
+            webhook_key=self.client_secret.get_secret_value(),
+            allow_from=tuple(self.allow_from),
+            options={"api_key": self.api_key, "organization_id": self.organization_id},
+        )
+
+
+class Bandwidth(_Basic):
+    """Bandwidth voice applications (BXML)."""
+
+    def account(self) -> Account:
+        return _basic_account(self)
+
+
+class FreeSwitch(_Basic):
+    """FreeSWITCH, mod_audio_stream or mod_audio_fork: the switch opens the socket."""
+
+    sample_rate: Literal[8000, 16000, 24000, 48000] = Field(
+        default=8000, description="Hertz of the media socket where its address says none."
+    )
+
+    def account(self) -> Account:
+        return _basic_account(self, sample_rate=str(self.sample_rate))
+
+
+def _basic_account(block: _Basic, webhook_key: str = "", **options: str) -> Account:
+    return Account(
+        webhook_key=webhook_key,
+        user=block.username,
+        password=block.password.get_secret_value(),
+        allow_from=tuple(block.allow_from),
+        options=options,
+    )
+
+
 class Carriers(Block):
     """Phone companies and switches by name; addresses for all of them are served in any case."""
 
@@ -240,6 +318,14 @@ class Carriers(Block):
     plivo: Plivo = Field(default_factory=Plivo, description="Plivo.")
     vobiz: Vobiz = Field(default_factory=Vobiz, description="Vobiz.")
     vonage: Vonage = Field(default_factory=Vonage, description="Vonage.")
+    asterisk: Asterisk = Field(default_factory=Asterisk, description="Asterisk, over WebSocket.")
+    audiosocket: AudioSocket = Field(
+        default_factory=AudioSocket, description="Asterisk, over AudioSocket (TCP)."
+    )
+    jambonz: Jambonz = Field(default_factory=Jambonz, description="jambonz.")
+    genesys: Genesys = Field(default_factory=Genesys, description="Genesys Cloud AudioHook.")
+    bandwidth: Bandwidth = Field(default_factory=Bandwidth, description="Bandwidth.")
+    freeswitch: FreeSwitch = Field(default_factory=FreeSwitch, description="FreeSWITCH.")
 
     def block(self, name: str) -> Carrier:
         """One carrier's block."""

@@ -87,6 +87,11 @@ def _addresses(config: Config, document: Document) -> Iterator[Problem]:
         parse_bind(server.bind)
     except ValueError as error:
         yield document.problem(("server", "bind"), str(error))
+    audiosocket = config.carriers.audiosocket.bind
+    try:
+        parse_bind(audiosocket or "0.0.0.0:0")
+    except ValueError as error:
+        yield document.problem(("carriers", "audiosocket", "bind"), str(error))
     if server.public_url and not _is_url(server.public_url, "https", "http"):
         yield bad(("server", "public_url"), "an address such as https://voice.example.com",
                   server.public_url)  # fmt: skip

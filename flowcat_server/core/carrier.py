@@ -295,6 +295,8 @@ class Carrier:
     status: str = FIXTURE_TESTED
     unverified: str = ""
     """What only a live account can show."""
+    over: Literal["websocket", "tcp"] = "websocket"
+    """What its media socket is. TCP has a listener of its own."""
     has_webhook: bool = True
     """It asks `/telephony/answer` what to do with a call; else it opens the socket unasked."""
     has_status: bool = False
@@ -312,8 +314,8 @@ class Carrier:
     basic_on_socket: bool = False
     """A user and password that are configured have to be sent with the handshake too."""
 
-    def open(self, account: Account, parameters: Mapping[str, str]) -> CarrierStream:
-        """A new media socket; `parameters` are those of its address."""
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
+        """A new media socket, and the request that opened it."""
         raise NotImplementedError
 
     def read_call(self, request: Request) -> Ringing | None:

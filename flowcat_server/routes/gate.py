@@ -113,7 +113,11 @@ class Gate:
             verdict = verdict or Verdict(proven=False, reason="not signed")
             self._check("webhook_refused", line, self._once(verdict, line), wire.url)
 
-    def admit_handshake(self, request: web.Request, line: Line) -> bool:
+    def handshake(self, request: web.Request) -> Request:
+        """The request that opens a media socket, as the carrier sent it."""
+        return self._wire(request, "ws" + self._url(request).removeprefix("http"))
+
+    def admit_handshake(self, request: web.Request, wire: Request, line: Line) -> bool:
         """Whether the peer is known already; if not, its stream token decides."""
         account = line.account
         if not account.guarded:
@@ -121,7 +125,6 @@ class Gate:
             return True
         self._check_address(request, line)
         proven = bool(account.allow_from)
-        wire = self._wire(request, "ws" + self._url(request).removeprefix("http"))
         if account.password and line.carrier.basic_on_socket:
             if not _basic_fits(wire, account):
                 log.warning("media_refused", carrier=line.carrier.name, reason="password")

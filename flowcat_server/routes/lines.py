@@ -21,6 +21,8 @@ class Line:
     """The only ones that are let in, if there are any."""
     configured: bool = False
     """The agent file, or the environment, says anything of it."""
+    bind: str = ""
+    """Where a listener of its own listens."""
 
     @property
     def credential(self) -> str:
@@ -29,6 +31,8 @@ class Line:
 
     def url(self, base: str) -> str:
         """The address to paste at the carrier."""
+        if self.carrier.over == "tcp":
+            return f"tcp://{self.bind}" if self.bind else "off: it has no bind"
         if self.carrier.has_webhook:
             return f"{base}/telephony/answer/{self.carrier.name}"
         return f"ws{base.removeprefix('http')}/telephony/ws/{self.carrier.name}"
@@ -39,10 +43,12 @@ def lines(config: Config) -> Iterator[Line]:
     for name in carriers.names():
         carrier = carriers.find(name)
         assert carrier is not None  # noqa: S101 - it was just named
-        account = config.carriers.block(name).account()
+        block = config.carriers.block(name)
+        account = block.account()
         yield Line(
             carrier,
             account,
             parse_networks(account.allow_from, f"carriers.{name}.allow_from"),
             configured=name in config.carriers.model_fields_set,
+            bind=getattr(block, "bind", ""),
         )

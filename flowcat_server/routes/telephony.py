@@ -17,7 +17,7 @@ from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.expected import CarrierCalls
-from flowcat_server.routes.gate import Gate, pairs
+from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.websocket import (
@@ -64,7 +64,9 @@ class TelephonyDoor:
         self._gate = gate
         self._pacer = pacer
         self._http = http
-        self._lines = {line.carrier.name: line for line in lines(config)}
+        self._lines = {
+            line.carrier.name: line for line in lines(config) if line.carrier.over == "websocket"
+        }
         self._waiting: Counter[str] = Counter()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
@@ -142,16 +144,16 @@ class TelephonyDoor:
         """Authenticate the socket, find its call and run it to its end."""
         line = self._line(request)
         run_id = _run_id(request)
-        vouched = self._gate.admit_handshake(request, line)
-        query = dict(pairs(request.raw_path.partition("?")[2]))
+        wire = self._gate.handshake(request)
+        vouched = self._gate.admit_handshake(request, wire, line)
         socket = media_socket(line.carrier.subprotocols)
-        stream = line.carrier.open(line.account, query)
+        stream = line.carrier.open(line.account, wire)
         with self._waits("" if vouched else self._gate.address(request)):
             await socket.prepare(request)
             started = await read_start(socket, stream, START_TIMEOUT_MS)
         if not isinstance(started, Started) or not _is_readable(started):
             return await _turn_away(socket, stream, line, started)
-        token = request.match_info.get("token") or query.get("token")
+        token = request.match_info.get("token") or dict(wire.query).get("token")
         token = token or started.parameters.get("token", "")
         try:
             expected = self._calls.claim(line, started, token, run_id, vouched=vouched)

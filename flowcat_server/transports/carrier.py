@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
 
 import structlog
 
@@ -220,6 +219,8 @@ class CarrierTransport(ABC):
         self._unmarked_ms = None
         if not self._silence:
             self._pacer.remove(self)
+        if self._gone.is_set():
+            return
         message = self._stream.clear()
         if message is not None:
             self._send(message, speech=False)
@@ -244,17 +245,25 @@ class CarrierTransport(ABC):
             log.warning("carrier_close_timeout")
 
     async def _say_goodbye(self, reason: str) -> None:
-        owed = [message for message, speech in self._outbox if not speech]
-        self._outbox.clear()
-        farewell: Sequence[Message] = () if self._gone.is_set() else self._stream.end(reason)
         try:
-            for message in (*owed, *farewell):
+            await self._write_owed()
+            if self._gone.is_set():
+                return
+            for message in self._stream.end(reason):
                 await self._write(message)
-            if self._sending.lingers and farewell:
+            if self._sending.lingers:
                 async with asyncio.timeout(LINGER_S):
                     await self._gone.wait()
+                await self._write_owed()
         except (ConnectionError, RuntimeError, TimeoutError):
             pass  # it is gone, or will not go: it is closed all the same
+
+    async def _write_owed(self) -> None:
+        """Write what the protocol demands of what is queued, and forget the speech."""
+        owed = [message for message, speech in self._outbox if not speech]
+        self._outbox.clear()
+        for message in owed:
+            await self._write(message)
 
     async def send_all(self) -> None:
         """Write what `pump` and `clear` queued, in order, until the socket is closing."""

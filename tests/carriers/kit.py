@@ -144,15 +144,18 @@ def did(stream: CarrierStream, row: dict[str, Any]) -> Any:
     raise AssertionError(row)
 
 
-def account_of(file: Path) -> Account:
-    """What the agent file says while a call is recorded: the options beside the recording."""
-    options = file.with_suffix(".json")
-    return Account(options=json.loads(options.read_text()) if options.is_file() else {})
+def opened(name: str, file: Path) -> CarrierStream:
+    """The socket of a recording, with the options and the query that lie beside it."""
+    beside = file.with_suffix(".json")
+    options = json.loads(beside.read_text()) if beside.is_file() else {}
+    query = list(options.pop("query", {}).items())
+    handshake = Request("GET", "wss://a.example/ws", query=query)
+    return carrier_named(name).open(Account(options=options), handshake)
 
 
 def replay(name: str, file: Path) -> Iterator[tuple[str, Any, Any]]:
     """Each line, what came of it, and what should have."""
-    stream = carrier_named(name).open(account_of(file), {})
+    stream = opened(name, file)
     for line in file.read_text().splitlines():
         row = json.loads(line)
         if "do" in row:

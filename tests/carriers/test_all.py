@@ -21,6 +21,7 @@ from flowcat_server.core.carrier import (
     MarkPlayed,
     Refuse,
     Reply,
+    Request,
     RestRequest,
     Ringing,
     Started,
@@ -63,7 +64,7 @@ def test_every_block_is_a_carrier():
 @given(data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_nothing_that_arrives_raises(name: str, data: st.DataObject):
-    stream = carrier_named(name).open(Account(), {})
+    stream = carrier_named(name).open(Account(), Request("GET", "wss://a.example/ws"))
     for message, binary in data.draw(st.lists(messages(name), max_size=8)):
         fed = stream.feed(message, binary)
         assert isinstance(fed, EVENTS)
@@ -84,7 +85,7 @@ def test_nothing_takes_long_to_understand(name: str):
         + "a=b;" * 15_000
         + '"}',
     ]
-    stream = carrier_named(name).open(Account(), {})
+    stream = carrier_named(name).open(Account(), Request("GET", "wss://a.example/ws"))
     for bomb in bombs:
         for binary in (False, True):
             begun = time.thread_time()

@@ -26,6 +26,7 @@ from flowcat_server.core.carrier import (
     Ignored,
     LiveCall,
     MarkPlayed,
+    Request,
     RestRequest,
     Ringing,
     Started,
@@ -50,7 +51,7 @@ CALL = Ringing("CA1")
 
 
 def opened() -> CarrierStream:
-    return CARRIER.open(Account(), {})
+    return CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
 
 
 def answer(url: str, parameters: dict[str, str]) -> str:

@@ -317,9 +317,107 @@ class Vonage(Peer):
         return message if isinstance(message, bytes) else b""
 
 
+class Jambonz(Peer):
+    name = "jambonz"
+    block = f"webhook_secret: {SECRET}"
+    covers_url = False
+    dated = True
+    subprotocols = ("audio.jambonz.org",)
+
+    def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
+        path = f"/telephony/answer/jambonz{'/' if run_id else ''}{run_id}"
+        fields = {"call_sid": call, "from": "+15550100", "to": "+15550199", **more}
+        body = json.dumps(fields, separators=(",", ":")).encode()
+        return Asked("POST", path, body, "application/json")
+
+    def sign(self, asked: Asked, url: str, now: float) -> dict[str, str]:
+        del url
+        signed = f"{int(now)}.".encode() + asked.body
+        given = hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest()
+        return {"Jambonz-Signature": f"t={int(now)},v1={'0' * 64},v1={given}"}
+
+    def place(self, answer: str) -> Place:
+        listen, hangup = json.loads(answer)
+        assert (listen["verb"], hangup["verb"]) == ("listen", "hangup")
+        return Place(listen["url"], listen["metadata"])
+
+    def is_busy(self, status: int, answer: str) -> bool:
+        return status == 200 and json.loads(answer)[0]["verb"] == "sip:decline"
+
+    def start(self, call: str, parameters: Mapping[str, str]) -> list[str | bytes]:
+        return [json.dumps({"callSid": call, "sampleRate": 8000, **parameters})]
+
+    def say(self, audio: bytes) -> str | bytes:
+        return audio
+
+    def heard(self, message: str | bytes) -> bytes:
+        return message if isinstance(message, bytes) else b""
+
+
+class Bandwidth(Cloudonix):
+    name = "bandwidth"
+
+    def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
+        path = f"/telephony/answer/bandwidth{'/' if run_id else ''}{run_id}"
+        fields = {"eventType": "initiate", "callId": call, "from": "+15550100", "to": "+15550199"}
+        return Asked("POST", path, json.dumps({**fields, **more}).encode(), "application/json")
+
+    def place(self, answer: str) -> Place:
+        stream = ET.fromstring(answer).find("./StartStream")
+        assert stream is not None, answer
+        found = {each.attrib["name"]: each.attrib["value"] for each in stream}
+        return Place(stream.attrib["destination"], found)
+
+    def is_busy(self, status: int, answer: str) -> bool:
+        return status == 200 and [each.tag for each in ET.fromstring(answer)] == ["Hangup"]
+
+    def start(self, call: str, parameters: Mapping[str, str]) -> list[str | bytes]:
+        about = {"callId": call, "streamId": "s", "accountId": "1"}
+        return [
+            json.dumps({"eventType": "start", "metadata": about, "streamParams": dict(parameters)})
+        ]
+
+    def say(self, audio: bytes) -> str | bytes:
+        payload = base64.b64encode(audio).decode()
+        return json.dumps({"eventType": "media", "track": "inbound", "payload": payload})
+
+
+# --- switches and services that open the socket unasked -------------------------------------------
+
+
+class Asterisk(Peer):
+    name = "asterisk"
+    block = f"username: {USER}, password: {SECRET}"
+    subprotocols = ("media",)
+    socket_headers: Mapping[str, str] = {"Authorization": basic(USER, SECRET)}  # noqa: RUF012, RUF100
+
+    def start(self, call: str, parameters: Mapping[str, str]) -> list[str | bytes]:
+        return [
+            f"MEDIA_START connection_id:c channel:n channel_id:{call} format:ulaw "
+            "optimal_frame_size:160 ptime:20"
+        ]
+
+    def say(self, audio: bytes) -> str | bytes:
+        return audio
+
+    def heard(self, message: str | bytes) -> bytes:
+        return message if isinstance(message, bytes) else b""
+
+
+class FreeSwitch(Asterisk):
+    name = "freeswitch"
+    subprotocols = ()
+
+    def start(self, call: str, parameters: Mapping[str, str]) -> list[str | bytes]:
+        return [json.dumps({"call_id": call, **parameters})]
+
+
 PEERS = [
-    Peer(), SignalWire(), Cloudonix(), Telnyx(), Exotel(), Plivo(), Vobiz(), Vonage(),
+    Peer(), SignalWire(), Cloudonix(), Telnyx(), Exotel(), Plivo(), Vobiz(), Vonage(), Jambonz(),
+    Bandwidth(),
 ]  # fmt: skip
+SWITCHES = [Asterisk(), FreeSwitch()]
+"""Their password is the handshake's."""
 
 
 def _pairs(body: bytes) -> list[tuple[str, str]]:

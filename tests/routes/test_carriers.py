@@ -12,7 +12,7 @@ import pytest
 from flowcat_server import carriers
 from flowcat_server.core import ended
 from tests.fakes.doors import ECHO, PUBLIC, Doors, doors
-from tests.fakes.peers import PEERS, Peer, Place, media, ring, send
+from tests.fakes.peers import PEERS, SWITCHES, Peer, Place, media, ring, send
 
 POLICY_VIOLATION = 1008
 
@@ -113,7 +113,9 @@ async def test_what_was_signed_for_one_call_is_not_good_for_another(tmp_path: Pa
         asked, other = peer.webhook(peer.new_call()), peer.webhook(peer.new_call())
         headers = peer.sign(asked, PUBLIC + asked.path, house.clock.now)
         assert (await send(house, other, headers)).status == 403
-        assert (await send(house, replace(asked, body=asked.body + b" "), headers)).status == 403
+        if asked.method == "POST":
+            changed = asked.body.replace(b"15550100", b"15550101")
+            assert (await send(house, replace(asked, body=changed), headers)).status == 403
         assert house.calls.count == 0
 
 
@@ -270,6 +272,48 @@ async def test_a_socket_in_a_strangers_hands_is_closed_without_harm(tmp_path: Pa
             await house.settled(1)
             await good.say(peer.frame)
             assert (await good.hears(len(peer.frame)))[: len(peer.frame)] == peer.frame
+
+
+@pytest.mark.parametrize("peer", SWITCHES, ids=lambda peer: peer.name)
+async def test_a_switch_that_asks_nothing_proves_itself_in_the_handshake(
+    tmp_path: Path, peer: Peer
+):
+    async with doors(tmp_path, peer.yaml) as house:
+        place = Place(f"/telephony/ws/{peer.name}")
+        for headers in ({}, {"Authorization": "Basic Zm9vOmJhcg=="}):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+                await house.client.ws_connect(house.url + place.path, headers=headers)
+            assert error.value.status == 401
+        call = peer.new_call()
+        async with media(house, peer, call, place) as leg:
+            assert leg.socket.protocol == (peer.subprotocols[0] if peer.subprotocols else None)
+            await leg.say(peer.frame)
+            assert (await leg.hears(len(peer.frame)))[: len(peer.frame)] == peer.frame
+            (session,) = house.calls.live.values()
+        await house.settled(0)
+        record = await house.store.get_call(session.id)
+        assert record is not None
+        assert record.summary.external_id == call
+        async with house.client.post(f"{house.url}/telephony/answer/{peer.name}") as response:
+            assert response.status == 404
+    async with doors(tmp_path / "open", ECHO) as house:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as error:
+            await house.client.ws_connect(
+                house.url + place.path, headers={"Host": "voice.example", **peer.socket_headers}
+            )
+        assert error.value.status == 403
+
+
+@pytest.mark.parametrize("peer", SWITCHES, ids=lambda peer: peer.name)
+async def test_a_switch_is_turned_away_in_its_own_words_when_full(tmp_path: Path, peer: Peer):
+    async with doors(tmp_path, peer.yaml + "limits: {max_calls: 1}\n") as house:
+        place = Place(f"/telephony/ws/{peer.name}")
+        async with media(house, peer, peer.new_call(), place):
+            await house.settled(1)
+            async with media(house, peer, peer.new_call(), place) as late:
+                first = await late.socket.receive()
+                assert "HANGUP" in first.data or "disconnect" in first.data
+                assert await late.closed() == 1013
 
 
 # --- the end --------------------------------------------------------------------------------------

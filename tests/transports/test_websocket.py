@@ -13,7 +13,7 @@ from aiohttp import WebSocketError, WSMsgType
 from flowcat_server.carriers import twilio
 from flowcat_server.core import ended
 from flowcat_server.core.audio import MULAW_8K
-from flowcat_server.core.carrier import Account, CarrierStream, Sending, Started
+from flowcat_server.core.carrier import Account, CarrierStream, Request, Sending, Started
 from flowcat_server.core.playout import Playout
 from flowcat_server.transports import carrier, websocket
 from flowcat_server.transports.pacer import Pacer
@@ -26,7 +26,7 @@ SENDING = Sending()
 
 
 def opened() -> CarrierStream:
-    return twilio.CARRIER.open(Account(), {})
+    return twilio.CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
 
 
 class Line:

@@ -64,6 +64,7 @@ _EVENTS: Mapping[str, Status] = {
     "call.ringing": "ringing",
     "call.answered": "answered",
 }
+NO_API_KEY = "carriers.telnyx.api_key is needed to answer calls of a Call Control application"
 CALL_CONTROL = "call-control"
 """What `Ringing.account_id` says of a call that is answered through the API."""
 
@@ -118,6 +119,8 @@ class Telnyx(TwilioLike):
         """A document; for Call Control nothing but the request that answers the call."""
         if call.account_id != CALL_CONTROL:
             return TwilioLike.answer(self, account, call, url, parameters)
+        if not account.secret:
+            return Document(NO_API_KEY, "text/plain", status=503)
         codec, rate = _codec(account)
         stream: dict[str, Any] = {
             "stream_url": url,

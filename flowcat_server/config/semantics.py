@@ -29,6 +29,7 @@ def check(config: Config, document: Document) -> Iterator[Problem]:
     yield from _addresses(config, document)
     yield from _names(config, document)
     yield from _twilio(config, document)
+    yield from _vonage(config, document)
     yield from _not_served(config, document)
     yield from _literal_secrets(config, document)
 
@@ -151,6 +152,18 @@ def _twilio(config: Config, document: Document) -> Iterator[Problem]:
             place,
             "account_sid without auth_token: webhooks cannot be verified and calls cannot be "
             "hung up or moved",
+            key=True,
+            warning=True,
+        )
+
+
+def _vonage(config: Config, document: Document) -> Iterator[Problem]:
+    vonage = config.carriers.vonage
+    known = vonage.application_id and vonage.private_key.get_secret_value()
+    if vonage.signature_secret.get_secret_value() and not known:
+        yield document.problem(
+            ("carriers", "vonage"),
+            "no application_id and private_key: calls that the agent ends cannot be hung up",
             key=True,
             warning=True,
         )

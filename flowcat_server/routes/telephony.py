@@ -114,7 +114,10 @@ class TelephonyDoor:
             url += f"/token/{token}"
         elif carrier.ticket_in == "query":
             url += f"?token={token}"
-        return await self._respond(carrier.answer(account, call, url, parameters))
+        document = carrier.answer(account, call, url, parameters)
+        if document.status >= 500:
+            log.warning("call_not_answered", carrier=carrier.name, reason=document.body)
+        return await self._respond(document)
 
     def _stream_url(self, request: web.Request, carrier: Carrier, run_id: str) -> str:
         base = self._gate.base(request)

@@ -191,7 +191,9 @@ def test_requests_fit_the_vendors_types():
         gone_status=(404, 422),
     )
     assert CARRIER.hang_up(Account(), LiveCall("v3:abc"), 0) is None
-    assert CARRIER.answer(Account(), CONTROLLED, "wss://a", {}).rest is None
+    helpless = CARRIER.answer(Account(), CONTROLLED, "wss://a", {})
+    assert (helpless.status, helpless.rest) == (503, None)
+    assert "api_key" in helpless.body
 
 
 @pytest.mark.parametrize(

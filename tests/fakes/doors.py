@@ -220,7 +220,9 @@ async def doors(
     webrtc: WebRtcSettings = LOCAL,
 ) -> AsyncIterator[Doors]:
     """Open the doors; every call is ended and awaited when the block is left."""
-    file = loaded(yaml.replace("auth_token:", f"api_url: '{api}', auth_token:", 1))
+    if "api_url:" not in yaml:
+        yaml = yaml.replace("auth_token:", f"api_url: '{api}', auth_token:", 1)
+    file = loaded(yaml)
     clock = Clock()
     async with AsyncExitStack() as stack:
         http = Http()

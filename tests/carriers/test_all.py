@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from flowcat_server.core.carrier import (
 )
 from tests.carriers.kit import as_row, carrier_named, messages, recordings, replay, requests
 
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+"""Of anything at all, for each carrier; a long run sets more."""
 EVENTS = bytes | Started | Digit | MarkPlayed | Flow | Stopped | Ignored | Refuse | Reply
 every = pytest.mark.parametrize("name", carriers.names())
 
@@ -62,7 +65,7 @@ def test_every_block_is_a_carrier():
 
 @every
 @given(data=st.data())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_nothing_that_arrives_raises(name: str, data: st.DataObject):
     stream = carrier_named(name).open(Account(), Request("GET", "wss://a.example/ws"))
     for message, binary in data.draw(st.lists(messages(name), max_size=8)):
@@ -98,7 +101,7 @@ ACCOUNT = Account(id="id", secret="secret", webhook_key="a2V5", api="https://api
 
 @every
 @given(data=st.data())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_no_webhook_raises_and_none_is_good_by_chance(name: str, data: st.DataObject):
     carrier = carrier_named(name)
     request = data.draw(requests(name))

@@ -92,6 +92,7 @@ class Server:
     async def serve(self) -> int:
         """Start, serve, drain, stop; returns the exit code."""
         self._listen_for_signals()
+        _hide_secrets(self._loaded.config)
         begun = time.monotonic()
         progress = Progress()
         async with AsyncExitStack() as stack:
@@ -290,6 +291,14 @@ async def _recorder(config: Config) -> AsyncIterator[Recorder | None]:
         yield recorder
     finally:
         await asyncio.to_thread(recorder.close)
+
+
+def _hide_secrets(config: Config) -> None:
+    """Carriers' keys are never logged, whatever a vendor's answer repeats."""
+    for line in lines(config):
+        account = line.account
+        for secret in (account.secret, account.webhook_key, account.password):
+            logs.register_secret(secret)
 
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:

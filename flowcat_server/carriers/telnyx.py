@@ -104,6 +104,10 @@ class Telnyx(TwilioLike):
             payload.get("call_control_id"), payload.get("from"), payload.get("to"), CALL_CONTROL
         )
 
+    def is_report(self, request: Request) -> bool:
+        """Call Control sends every event to one address, and again what is not taken."""
+        return request.form is None and bool(_event(request)[0])
+
     def stream_attributes(self, account: Account) -> Mapping[str, str]:
         """Without ``rtp`` what we send would be taken for MP3."""
         codec, rate = _codec(account)
@@ -225,7 +229,7 @@ CARRIER = Telnyx(
     paste="the TeXML application's or the Call Control application's webhook",
     credential="public_key",
     unverified="byte order of L16 (`byte_order`); a `sample_rate` of its own in Call Control; "
-    "fields of `error`",
+    "fields of `error`; whether `media` ever comes out of order",
     has_status=True,
     moves_calls=True,
     ticket_in="path",

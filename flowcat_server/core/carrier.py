@@ -322,6 +322,13 @@ class Carrier:
         """The call that a webhook announces; None if it does not."""
         raise NotImplementedError
 
+    def is_report(self, request: Request) -> bool:
+        """Whether a webhook that announces no call tells of one, and wants no answer.
+
+        Some carriers have one address for everything.
+        """
+        return False
+
     def answer(
         self, account: Account, call: Ringing, url: str, parameters: Mapping[str, str]
     ) -> Document:

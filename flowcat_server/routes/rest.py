@@ -42,7 +42,7 @@ async def _try(http: Http, request: RestRequest) -> tuple[str, bool]:
                 request.url,
                 data=None if request.form is None else dict(request.form),
                 json=request.json,
-                headers={"Authorization": request.authorization, **request.headers},
+                headers=_headers(request),
                 allow_redirects=False,
             ) as response,
         ):
@@ -52,3 +52,8 @@ async def _try(http: Http, request: RestRequest) -> tuple[str, bool]:
     if status < 300 or status in request.gone_status:
         return "", False
     return f"HTTP {status}", status >= 500 or status == 429
+
+
+def _headers(request: RestRequest) -> dict[str, str]:
+    proof = {"Authorization": request.authorization} if request.authorization else {}
+    return {**proof, **request.headers}

@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, web
 
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
-from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Started
+from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Request, Started
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
@@ -102,6 +102,8 @@ class TelephonyDoor:
         wire = await self._gate.read(request)
         self._gate.admit_webhook(request, wire, line)
         call = carrier.read_call(wire)
+        if call is None and carrier.is_report(wire):
+            return self._reported(line, wire)
         if call is None:
             raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
         try:
@@ -136,6 +138,9 @@ class TelephonyDoor:
         line = self._line(request)
         wire = await self._gate.read(request)
         self._gate.admit_webhook(request, wire, line)
+        return self._reported(line, wire)
+
+    def _reported(self, line: Line, wire: Request) -> web.Response:
         told = line.carrier.read_status(wire)
         if told is not None:
             self._calls.follow(line.carrier, told)

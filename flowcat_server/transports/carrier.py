@@ -214,6 +214,7 @@ class CarrierTransport(ABC):
         # What has not left yet must not follow the clear; answers that are owed stay.
         self._outbox = deque(entry for entry in self._outbox if not entry[1])
         self._talking = False
+        self._paused = False  # what made the buffer full is forgotten; if it is not, we are told
         self._rest = 0
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms = None

@@ -94,8 +94,22 @@ async def test_a_call_control_call_that_is_none_of_ours_is_left_alone(tmp_path: 
     async with carrier_api() as api, doors(tmp_path, yaml(peer, api, api_key="KEY")) as house:
         asked = initiated("v3:call", "outgoing")
         rung = await send(house, asked, peer.sign(asked, "", house.clock.now))
-        assert rung.status == 400
+        assert rung.status == 204
         assert (api.requests, house.calls.count) == ([], 0)
+
+
+async def test_what_call_control_reports_to_the_same_address_is_taken(tmp_path: Path):
+    peer = Telnyx()
+    async with carrier_api() as api, doors(tmp_path, yaml(peer, api, api_key="KEY")) as house:
+        asked = initiated("v3:call")
+        await send(house, asked, peer.sign(asked, "", house.clock.now))
+        assert house.calls.count == 1
+        for kind in ("call.answered", "streaming.started", "call.hangup"):
+            body = asked.body.replace(b"call.initiated", kind.encode())
+            event = Asked("POST", asked.path, body, "application/json")
+            rung = await send(house, event, peer.sign(event, "", house.clock.now))
+            assert rung.status == 204, kind
+        assert house.calls.count == 0  # hung up before its socket came
 
 
 async def test_without_an_api_key_a_call_control_call_is_refused_with_the_reason(tmp_path: Path):

@@ -281,6 +281,23 @@ async def test_a_full_buffer_is_sent_nothing_until_it_has_room():
         assert line.speech == line.pushed
 
 
+@on_virtual_time
+async def test_a_full_buffer_that_was_cleared_is_empty():
+    async with Line(FRAMES, PCM_16K) as line:
+        line.begin()
+        line.push(3000)
+        await passes(500)
+        line.socket.arrive({"event": "full"})
+        await passes(20)
+        line.transport.clear()
+        line.playout.clear(line.sink.now_ms())
+        sent = len(line.messages)
+        line.begin()
+        line.push(200)
+        await passes(500)
+        assert len(line.messages) - sent == 10
+
+
 # --- answers that are owed ------------------------------------------------------------------------
 
 

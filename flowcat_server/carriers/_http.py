@@ -36,6 +36,14 @@ def url_candidates(url: str) -> list[str]:
     return [url, f"{scheme}://{parts['host']}:{default}{parts['rest']}"]
 
 
+def wire_bytes(text: str) -> bytes:
+    """The bytes of an address or a header: what was no UTF-8 arrived as surrogates."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
 def path_part(value: str) -> str:
     """An id that came over the wire: it must not leave its place in the path."""
     return quote(value, safe="", errors="replace")

@@ -17,6 +17,7 @@ from flowcat_server.carriers._http import (
     path_part,
     ringing,
     url_candidates,
+    wire_bytes,
     with_plus,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
@@ -153,7 +154,7 @@ class PlivoLike(Carrier):
 
 def signature(secret: str, signed: str) -> str:
     """Base64 of HMAC-SHA256."""
-    digest = hmac.new(secret.encode(), signed.encode("utf-8", "surrogateescape"), hashlib.sha256)
+    digest = hmac.new(secret.encode(), wire_bytes(signed), hashlib.sha256)
     return b64encode(digest.digest()).decode()
 
 

@@ -19,6 +19,7 @@ from flowcat_server.carriers._http import (
     path_part,
     ringing,
     url_candidates,
+    wire_bytes,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
 from flowcat_server.carriers._xml import content, document, element
@@ -205,9 +206,7 @@ def signature(
     signed = url + "".join(
         name + value for name in sorted(fields) for value in sorted(fields[name])
     )
-    digest = hmac.new(
-        secret.encode(), signed.encode("utf-8", "surrogateescape"), _HASHES[algorithm]
-    )
+    digest = hmac.new(secret.encode(), wire_bytes(signed), _HASHES[algorithm])
     return b64encode(digest.digest()).decode()
 
 

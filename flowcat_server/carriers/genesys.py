@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from flowcat_server.carriers._http import url_candidates
+from flowcat_server.carriers._http import url_candidates, wire_bytes
 from flowcat_server.carriers._pcm_stream import PcmStream
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
@@ -328,7 +328,7 @@ def _sign(secret: str, base: str) -> str:
         key_bytes = b64decode(secret, validate=True)
     except ValueError:
         return ""
-    digest = hmac.new(key_bytes, base.encode("utf-8", "surrogateescape"), hashlib.sha256)
+    digest = hmac.new(key_bytes, wire_bytes(base), hashlib.sha256)
     return b64encode(digest.digest()).decode()
 
 

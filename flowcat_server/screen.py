@@ -9,6 +9,7 @@ from typing import TextIO
 
 from flowcat_server import __version__
 from flowcat_server.config.load import Loaded
+from flowcat_server.routes.lines import Line, lines
 from flowcat_server.startup import Used
 
 
@@ -83,14 +84,27 @@ def _addresses(
 
 
 def _carriers(loaded: Loaded, address: Address) -> list[tuple[str, str]]:
-    public = loaded.config.server.public_url.rstrip("/")
-    path = "/telephony/answer/twilio"
-    if not loaded.config.carriers.twilio.auth_token.get_secret_value():
-        why = "only from this machine: no carriers.twilio.auth_token (or TWILIO_AUTH_TOKEN)"
-        return [("Twilio", f"{address.url()}{path}  {why}")]
-    if not public:
-        return [("Twilio", f"https://<this server>{path}  (set server.public_url)")]
-    return [("Twilio", f"{public}{path}  paste as the number's voice webhook (POST)")]
+    """For each carrier that is configured: the address to paste, and where."""
+    config = loaded.config
+    public = config.server.public_url.rstrip("/")
+    every = list(lines(config))
+    rows = []
+    for line in [each for each in every if each.configured] or _first(every):
+        base = public or "https://<this server>"
+        if not line.account.guarded:
+            base = address.url()
+            what = f"only from this machine: no {line.credential}"
+        elif not public and line.carrier.over == "websocket":
+            what = "(set server.public_url)"
+        else:
+            what = f"paste as {line.carrier.paste}"
+        rows.append((line.carrier.title, f"{line.url(base)}  {what}"))
+    return rows
+
+
+def _first(every: list[Line]) -> list[Line]:
+    """Where no carrier is configured, one shows that there are any."""
+    return [line for line in every if line.carrier.name == "twilio"]
 
 
 def _provider(item: Used) -> str:

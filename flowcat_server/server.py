@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from flowcat_server import __version__, logs
+from flowcat_server import __version__, carriers, logs
 from flowcat_server.calls import Calls
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Config
@@ -30,10 +30,14 @@ from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.audiosocket import AudioSocketListener
+from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.lines import lines
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
-from flowcat_server.routes.telephony import TwilioDoor
+from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
@@ -88,6 +92,7 @@ class Server:
     async def serve(self) -> int:
         """Start, serve, drain, stop; returns the exit code."""
         self._listen_for_signals()
+        _hide_secrets(self._loaded.config)
         begun = time.monotonic()
         progress = Progress()
         async with AsyncExitStack() as stack:
@@ -96,7 +101,7 @@ class Server:
             built = await build(self._loaded, http, progress)
             stack.push_async_callback(built.close)
             metrics = Metrics(
-                __version__, reasons=sorted(ended.REASONS), channels=("twilio", "webrtc")
+                __version__, reasons=sorted(ended.REASONS), channels=(*carriers.names(), "webrtc")
             )
             _watch_breakers(metrics, built)
             store = await stack.enter_async_context(self._records(metrics))
@@ -112,8 +117,11 @@ class Server:
             token, made = self._token()
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
-            app = self._app(calls, store, metrics, http, offers, token, built)
+            pacer = Pacer()
+            carrier_calls = CarrierCalls(calls, StreamTokens(secrets.token_bytes(32)), http)
+            app = self._app(calls, carrier_calls, pacer, store, metrics, http, offers, token, built)
             address = await self._open(app, stack)
+            await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
             stack.callback(watch.cancel)
@@ -184,6 +192,8 @@ class Server:
     def _app(
         self,
         calls: Calls,
+        carrier_calls: CarrierCalls,
+        pacer: Pacer,
         store: Store,
         metrics: Metrics,
         http: Http,
@@ -193,7 +203,6 @@ class Server:
     ) -> web.Application:
         config = self._loaded.config
         trusted = parse_networks(config.server.trusted_proxies)
-        tokens = StreamTokens(secrets.token_bytes(32))
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
@@ -204,7 +213,9 @@ class Server:
                 writable=lambda: store.writable,
             ),
             WebRtcDoor(calls, offers),
-            TwilioDoor(config, calls, tokens, Pacer(), http, trusted),
+            TelephonyDoor(
+                config, carrier_calls, Gate(config.server.public_url, trusted), pacer, http
+            ),
         )
         gate = guard(token, public_url=config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[gate], client_max_size=CLIENT_MAX_BYTES)
@@ -226,6 +237,20 @@ class Server:
             ) from error
         actual = runner.addresses[0][1] if runner.addresses else port
         return Address(host, actual)
+
+    async def _open_audiosocket(
+        self, calls: CarrierCalls, pacer: Pacer, stack: AsyncExitStack
+    ) -> None:
+        bind = self._loaded.config.carriers.audiosocket.bind
+        if not bind:
+            return
+        line = next(
+            each for each in lines(self._loaded.config) if each.carrier.name == "audiosocket"
+        )
+        listener = AudioSocketListener(line, calls, pacer)
+        host, port = await listener.open(bind)
+        stack.push_async_callback(listener.close)
+        log.info("audiosocket_ready", host=host, port=port)
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -266,6 +291,14 @@ async def _recorder(config: Config) -> AsyncIterator[Recorder | None]:
         yield recorder
     finally:
         await asyncio.to_thread(recorder.close)
+
+
+def _hide_secrets(config: Config) -> None:
+    """Carriers' keys are never logged, whatever a vendor's answer repeats."""
+    for line in lines(config):
+        account = line.account
+        for secret in (account.secret, account.webhook_key, account.password):
+            logs.register_secret(secret)
 
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:

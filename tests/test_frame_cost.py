@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -11,10 +12,16 @@ import pytest
 
 from flowcat_server.core import events
 from flowcat_server.core.audio import MULAW_8K, PCM_8K, AudioFormat
+from flowcat_server.core.carrier import Started
+from flowcat_server.core.playout import Playout
 from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
+from flowcat_server.transports.pacer import Pacer
+from flowcat_server.transports.websocket import WebSocketTransport
 from tests import virtual
 from tests.callscript import SILENCE, VOICE, LoopbackTransport, call
+from tests.carriers.kit import opened, recordings, said
 from tests.fakes.settings import settings
+from tests.transports.far_end import FakeSocket, Sink
 
 AGENT = """
 agent: {prompt: Be kind., greeting: "Good morning to you, and welcome to this long greeting."}
@@ -141,3 +148,35 @@ def test_nothing_waits_on_a_task_for_a_frame():
             assert timers == []
 
     virtual.run(listen())
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("twilio", 3), ("telnyx", 3), ("plivo", 3), ("vonage", 2), ("asterisk", 2),
+                       ("jambonz", 2), ("genesys", 3)]
+)  # fmt: skip
+def test_a_message_of_a_carrier(name: str, most: int):
+    """From the socket to the session: understood and handed on."""
+
+    async def listen() -> float:
+        file = next(file for owner, file in recordings() if owner == name)
+        stream = opened(name, file)
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        arriving = [row for row in rows if "do" not in row]
+        begun = next(fed for row in arriving if isinstance(fed := stream.feed(*said(row)), Started))
+        audio = next(row for row in arriving if "audio" in row["means"])
+        line = WebSocketTransport(FakeSocket(), stream, begun, Pacer())  # type: ignore[arg-type]
+        sink = Sink()
+        line.attach(sink, Playout(MULAW_8K, delay_ms=60, marks=True))
+        message, binary = said(audio)
+
+        def hear() -> None:
+            for _ in range(FRAMES):
+                line._received(message, binary=binary)
+
+        cost = calls_of(hear) / FRAMES
+        assert len(sink.audio) == FRAMES
+        return cost
+
+    cost = virtual.run(listen())
+    print(f"{cost:.1f} calls a message")
+    assert cost <= most + 1  # the sink itself

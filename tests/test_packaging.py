@@ -202,12 +202,15 @@ def run(command: list[str], cwd: Path | None = None, **environ: str) -> Any:
     )
 
 
+CARRIERS = ("TWILIO_", "SIGNALWIRE_", "TELNYX_", "PLIVO_", "VOBIZ_", "VONAGE_")
+
+
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without what would set something in the server."""
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("FLOWCAT", "PYTHON", "PYTEST", "TWILIO", "ORT_", "CI"))
+        if not name.startswith(("FLOWCAT", "PYTHON", "PYTEST", "ORT_", "CI", *CARRIERS))
         and not name.endswith("_API_KEY")
     }
     return {**kept, **environ}

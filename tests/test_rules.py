@@ -51,7 +51,8 @@ TASK_OWNERS = {
 
 HEAVY = {"onnxruntime", "ctranslate2", "piper", "xllamacpp", "asyncpg", "uvloop"}
 """Optional packages: imported by functions, so that a server without them starts."""
-SDKS = {"openai", "anthropic", "deepgram", "cartesia", "elevenlabs", "twilio", "groq", "google"}
+SDKS = {"openai", "anthropic", "deepgram", "cartesia", "elevenlabs", "twilio", "groq", "google",
+        "plivo", "telnyx", "vonage", "vonage_jwt"}  # fmt: skip
 """What vendors publish; used by tests only."""
 
 

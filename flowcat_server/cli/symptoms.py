@@ -132,7 +132,7 @@ def _port(bind: str) -> Finding:
 
 def _public_url(loaded: Loaded) -> Finding:
     url = loaded.config.server.public_url
-    wanted = loaded.config.carriers.twilio.auth_token.get_secret_value() != ""
+    wanted = any(carrier.account().guarded for _, carrier in loaded.config.carriers)
     if not url:
         advice = "carriers need it: set server.public_url or FLOWCAT_PUBLIC_URL"
         return Finding("public_url", "warning" if wanted else "ok", "not set",

@@ -55,6 +55,45 @@ class Environment(BaseSettings):
     twilio_auth_token: Annotated[SecretStr | None, Sets(("carriers", "twilio", "auth_token"))] = (
         Field(default=None, description="Auth token at Twilio; checks its webhooks.")
     )
+    signalwire_project_id: Annotated[str | None, Sets(("carriers", "signalwire", "project_id"))] = (
+        Field(default=None, description="Project ID at SignalWire.")
+    )
+    signalwire_api_token: Annotated[
+        SecretStr | None, Sets(("carriers", "signalwire", "api_token"))
+    ] = Field(default=None, description="API token at SignalWire.")
+    signalwire_signing_key: Annotated[
+        SecretStr | None, Sets(("carriers", "signalwire", "signing_key"))
+    ] = Field(default=None, description="Signing key at SignalWire; checks its webhooks.")
+    telnyx_api_key: Annotated[SecretStr | None, Sets(("carriers", "telnyx", "api_key"))] = Field(
+        default=None, description="API key at Telnyx."
+    )
+    telnyx_public_key: Annotated[str | None, Sets(("carriers", "telnyx", "public_key"))] = Field(
+        default=None, description="Public key at Telnyx; checks its webhooks."
+    )
+    plivo_auth_id: Annotated[str | None, Sets(("carriers", "plivo", "auth_id"))] = Field(
+        default=None, description="Auth ID at Plivo."
+    )
+    plivo_auth_token: Annotated[SecretStr | None, Sets(("carriers", "plivo", "auth_token"))] = (
+        Field(default=None, description="Auth token at Plivo; checks its webhooks.")
+    )
+    vobiz_auth_id: Annotated[str | None, Sets(("carriers", "vobiz", "auth_id"))] = Field(
+        default=None, description="Auth ID at Vobiz."
+    )
+    vobiz_auth_token: Annotated[SecretStr | None, Sets(("carriers", "vobiz", "auth_token"))] = (
+        Field(default=None, description="Auth token at Vobiz; checks its webhooks.")
+    )
+    vonage_api_key: Annotated[str | None, Sets(("carriers", "vonage", "api_key"))] = Field(
+        default=None, description="API key at Vonage."
+    )
+    vonage_signature_secret: Annotated[
+        SecretStr | None, Sets(("carriers", "vonage", "signature_secret"))
+    ] = Field(default=None, description="Signature secret at Vonage; checks its webhooks.")
+    vonage_application_id: Annotated[str | None, Sets(("carriers", "vonage", "application_id"))] = (
+        Field(default=None, description="Application ID at Vonage.")
+    )
+    vonage_private_key: Annotated[SecretStr | None, Sets(("carriers", "vonage", "private_key"))] = (
+        Field(default=None, description="Private key of the application at Vonage (PEM).")
+    )
 
     @field_validator("flowcat_webrtc_bind_ip", mode="before")
     @classmethod

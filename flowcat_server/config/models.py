@@ -6,17 +6,18 @@ everything else is optional and additive. Durations are integers of milliseconds
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
 from flowcat_server.config.blocks import Block, FlowcatBlock
+from flowcat_server.config.carriers import Carriers
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
 from flowcat_server.config.types import Duration, PortRange, Texts
 from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 
-__all__ = ["Agent", "Config", "ProviderSpec", "Topology", "Turn"]
+__all__ = ["Agent", "Carriers", "Config", "ProviderSpec", "Topology", "Turn"]
 
 
 # --- agent ------------------------------------------------------------------------------------
@@ -135,44 +136,6 @@ class WebRtc(Block):
     max_pending: int = Field(
         default=16, ge=1, description="Browsers that may be connecting at the same time."
     )
-
-
-# --- carriers ---------------------------------------------------------------------------------
-
-
-class Carrier(Block):
-    """A phone company."""
-
-    served: ClassVar[bool] = True
-    """False: the block is understood, but this version has no door for it."""
-
-
-class Twilio(Carrier):
-    """Twilio Voice with Media Streams."""
-
-    account_sid: str = Field(
-        default="", description="Account SID (AC...), needed to hang up and move."
-    )
-    auth_token: SecretStr = Field(
-        default=SecretStr(""),
-        description="Checks webhook signatures; without it only loopback is served.",
-    )
-
-
-class Plivo(Carrier):
-    """Plivo Voice with audio streaming."""
-
-    served = False
-
-    auth_id: str = Field(default="", description="Auth ID of the account.")
-    auth_token: SecretStr = Field(default=SecretStr(""), description="Auth token of the account.")
-
-
-class Carriers(Block):
-    """Phone companies by name."""
-
-    twilio: Twilio = Field(default_factory=Twilio, description="Twilio.")
-    plivo: Plivo | None = Field(default=None, description="Plivo; not served by this version.")
 
 
 # --- tools and knowledge ----------------------------------------------------------------------

@@ -18,7 +18,7 @@ from flowcat_server.errors import Problem
 
 _TRANSPORTS = ("webrtc", "ws-twilio", "ws-plivo", "sip", "local")
 _ACCOUNT_SID = re.compile(r"AC[0-9a-fA-F]{32}")
-_SERVED = ("webrtc", "ws-twilio")
+_SERVED = ("webrtc", "ws-twilio", "ws-plivo")
 
 
 def check(config: Config, document: Document) -> Iterator[Problem]:
@@ -29,6 +29,7 @@ def check(config: Config, document: Document) -> Iterator[Problem]:
     yield from _addresses(config, document)
     yield from _names(config, document)
     yield from _twilio(config, document)
+    yield from _vonage(config, document)
     yield from _not_served(config, document)
     yield from _literal_secrets(config, document)
 
@@ -111,6 +112,11 @@ def _addresses(config: Config, document: Document) -> Iterator[Problem]:
         parse_bind(server.bind)
     except ValueError as error:
         yield document.problem(("server", "bind"), str(error))
+    audiosocket = config.carriers.audiosocket.bind
+    try:
+        parse_bind(audiosocket or "0.0.0.0:0")
+    except ValueError as error:
+        yield document.problem(("carriers", "audiosocket", "bind"), str(error))
     if server.public_url and not _is_url(server.public_url, "https", "http"):
         yield bad(("server", "public_url"), "an address such as https://voice.example.com",
                   server.public_url)  # fmt: skip
@@ -128,6 +134,11 @@ def _addresses(config: Config, document: Document) -> Iterator[Problem]:
             if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns"):
                 yield bad(("webrtc", "ice_servers", number, "urls"),
                           "an address that begins with stun:, turn: or turns:", url)  # fmt: skip
+    for name, carrier in config.carriers:
+        for number, address in enumerate(carrier.allow_from):
+            if not _is_network(address):
+                yield bad(("carriers", name, "allow_from", number),
+                          "an IP address or network such as 10.0.0.0/8", address)  # fmt: skip
     webhook = config.records.webhook
     if webhook is not None and not _is_url(webhook.url, "https", "http"):
         yield bad(("records", "webhook", "url"), "an http:// or https:// address", webhook.url)
@@ -170,6 +181,18 @@ def _twilio(config: Config, document: Document) -> Iterator[Problem]:
         )
 
 
+def _vonage(config: Config, document: Document) -> Iterator[Problem]:
+    vonage = config.carriers.vonage
+    known = vonage.application_id and vonage.private_key.get_secret_value()
+    if vonage.signature_secret.get_secret_value() and not known:
+        yield document.problem(
+            ("carriers", "vonage"),
+            "no application_id and private_key: calls that the agent ends cannot be hung up",
+            key=True,
+            warning=True,
+        )
+
+
 def _not_served(config: Config, document: Document) -> Iterator[Problem]:
     kind = config.transport.kind
     if kind not in _SERVED:
@@ -179,18 +202,18 @@ def _not_served(config: Config, document: Document) -> Iterator[Problem]:
             f"{kind!r} is {known}; the page and the carriers are served in any case",
             warning=True,
         )
-    plivo = config.carriers.plivo
-    if plivo is not None and (plivo.auth_id or plivo.auth_token.get_secret_value()):
-        yield document.problem(
-            ("carriers", "plivo"), "Plivo is not served by this version", key=True, warning=True
-        )
 
 
 def _literal_secrets(config: Config, document: Document) -> Iterator[Problem]:
     paths: list[tuple[Path, SecretStr]] = [
         ((*path.split("."), "api_key"), spec.api_key) for _, path, spec in config.topology.used()
     ]
-    paths.append((("carriers", "twilio", "auth_token"), config.carriers.twilio.auth_token))
+    for name, carrier in config.carriers:
+        paths += [
+            (("carriers", name, key), secret)
+            for key, secret in carrier
+            if isinstance(secret, SecretStr)
+        ]
     for path, secret in paths:
         real = tuple(int(part) if str(part).isdecimal() else part for part in path)
         mark = document.mark(real)

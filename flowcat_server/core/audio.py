@@ -79,6 +79,11 @@ def encode(pcm: bytes, encoding: Encoding) -> bytes:
     return pcm
 
 
+def swap_bytes(pcm: bytes) -> bytes:
+    """PCM16 in the other byte order; half a sample at the end is dropped."""
+    return audioop.byteswap(pcm[: len(pcm) & ~1], 2)
+
+
 def rms(pcm: bytes) -> int:
     """Root mean square of PCM16, 0 to 32767."""
     return audioop.rms(pcm, 2)

@@ -1,12 +1,49 @@
-"""What a carrier's messages mean, and what a carrier can do; the same for all of them."""
+"""What a carrier is: its wire, its webhooks and its API, in the same words for all of them.
+
+A `Carrier` is data and functions of what arrives; it is shared by all calls and keeps nothing.
+What one media socket has said so far is kept by the `CarrierStream` that it opens. Neither does
+I/O, reads a clock, or raises on what the wire brings. Sockets, pacing, limits, tokens and replay
+live in `transports` and `routes`, once for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from flowcat_server.core.audio import AudioFormat
+
+# --- what arrives on a media socket -------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Sending:
+    """How a carrier takes speech. Bytes are bytes of the stream's output format."""
+
+    ahead_ms: int = 400
+    """How far ahead of the caller's ear it is sent. Small where the carrier does not buffer: then
+    it is sent at the pace at which it sounds."""
+    chunk_ms: int = 100
+    """Length of a message, where there is that much to say."""
+    first_ms: int = 40
+    """The first message of a reply is small, so that it leaves at once."""
+    unit: int = 1
+    """The length of a message is a multiple of this; the last one is padded with silence."""
+    least: int = 0
+    """Bytes of the shortest message."""
+    most: int = 32_000
+    """Bytes of the longest message."""
+    marks: bool = True
+    """It says what it has played."""
+    forgets: bool = True
+    """It can be told to forget what it has not played."""
+    fills: bool = False
+    """It wants to hear something all the time, silence if nothing is said."""
+    lingers: bool = False
+    """At the end it is waited for: the carrier closes."""
+    delay_ms: int = 60
+    """From our socket to the caller's ear, until marks correct it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -17,8 +54,12 @@ class Started:
     stream_id: str
     account_id: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
-    format: AudioFormat | None = None
+    input_format: AudioFormat | None = None
     """None: the announced format is not one we can read."""
+    output_format: AudioFormat | None = None
+    sending: Sending = field(default_factory=Sending)
+    from_number: str = ""
+    to_number: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -36,6 +77,13 @@ class MarkPlayed:
 
 
 @dataclass(slots=True, frozen=True)
+class Flow:
+    """The carrier's buffer is full (`paused`), or takes audio again."""
+
+    paused: bool
+
+
+@dataclass(slots=True, frozen=True)
 class Stopped:
     """The carrier ends the stream."""
 
@@ -48,9 +96,125 @@ class Ignored:
     fault: bool = False
 
 
-Event = Started | Digit | MarkPlayed | Stopped | Ignored
+@dataclass(slots=True, frozen=True)
+class Refuse:
+    """The peer broke the protocol in a way that ends the stream."""
+
+    reason: str
+    close_code: int = 1002
+
+
+@dataclass(slots=True, frozen=True)
+class Reply:
+    """The protocol demands an answer; `event` is what the message meant besides."""
+
+    message: Message
+    event: Event | None = None
+
+
+Message = str | bytes
+"""What is sent on a media socket: a text message or a binary one."""
+Event = Started | Digit | MarkPlayed | Flow | Stopped | Ignored | Refuse | Reply
 Fed = bytes | Event
 """Audio comes back as bare bytes: it is most of the traffic."""
+
+
+class CarrierStream(Protocol):
+    """One media socket's messages. No I/O, no clock; never raises on what the wire brings."""
+
+    def feed(self, message: str | bytes, binary: bool = False) -> Fed:  # noqa: FBT001, FBT002, RUF100 - one call a frame
+        """What one message means. `binary` tells a binary message from a text in bytes."""
+
+    def accept(self) -> Sequence[Message]:
+        """What to send when the call is accepted."""
+
+    def audio(self, payload: bytes) -> Message:
+        """The message that plays `payload`, whose length `Started.sending` allows."""
+
+    def mark(self, name: str) -> Message | None:
+        """The message that asks to be told when everything before it was played."""
+
+    def clear(self) -> Message | None:
+        """The message that drops what was sent and not yet played."""
+
+    def dtmf(self, digits: str) -> Sequence[Message]:
+        """What sends keys to the far end; empty: it cannot be done on the socket."""
+
+    def end(self, reason: str) -> Sequence[Message]:
+        """What to send before we close the socket."""
+
+
+# --- webhooks -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Request:
+    """An HTTP request of a carrier, read to its end."""
+
+    method: str
+    url: str
+    """As the carrier sees it: our public address and the exact path and query that arrived."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    body: bytes = b""
+    query: Sequence[tuple[str, str]] = ()
+    """Decoded, blanks kept."""
+    form: Sequence[tuple[str, str]] | None = None
+    """Decoded, blanks kept; None: the body is no form."""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What the request says in its form or query."""
+        return dict(self.query if self.form is None else self.form)
+
+
+@dataclass(slots=True, frozen=True)
+class Verdict:
+    """What became of checking a signature."""
+
+    proven: bool
+    reason: str = ""
+    key: str = ""
+    """The same for a repetition of this request, and for no other; empty: cannot be told."""
+
+
+@dataclass(slots=True, frozen=True)
+class Ringing:
+    """A call that a webhook announces. From the wire: treat it as hostile."""
+
+    call_id: str
+    from_number: str = ""
+    to_number: str = ""
+    account_id: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class Document:
+    """The answer to a webhook."""
+
+    body: str
+    content_type: str = "text/xml"
+    status: int = 200
+    rest: RestRequest | None = None
+    """To be sent as well, where the answer to the webhook alone does nothing."""
+
+
+Status = Literal[
+    "initiated", "ringing", "answered", "completed", "busy", "no-answer", "failed", "canceled"
+]
+OVER: frozenset[Status] = frozenset({"completed", "busy", "no-answer", "failed", "canceled"})
+"""Statuses after which nothing comes."""
+
+
+@dataclass(slots=True, frozen=True)
+class CallStatus:
+    """What a status callback says of a call."""
+
+    call_id: str
+    status: Status
+
+
+# --- the carrier's API --------------------------------------------------------------------------
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,24 +223,140 @@ class RestRequest:
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
     url: str
-    form: Mapping[str, str]
-    user: str
-    password: str
+    authorization: str = ""
+    """Value of the header."""
+    form: Mapping[str, str] | None = None
+    json: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     gone_status: tuple[int, ...] = (404,)
     """Statuses that mean: the call is already over."""
 
 
-class CarrierStream(Protocol):
-    """One media socket's messages. No I/O, no clock; never raises on what the wire brings."""
+@dataclass(slots=True, frozen=True)
+class Account:
+    """One carrier's block of the agent file, in the words that all carriers share."""
 
-    def feed(self, message: str | bytes) -> Fed:
-        """What one message means."""
+    id: str = ""
+    """Who we are at the carrier's API: account SID, auth ID, application, ..."""
+    secret: str = field(default="", repr=False)
+    """What proves it at the carrier's API."""
+    webhook_key: str = field(default="", repr=False)
+    """What the carrier signs its requests with, or the public half of it."""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    """Asked of the carrier at our doors (RFC 7617), where it signs nothing."""
+    allow_from: tuple[str, ...] = ()
+    """The only addresses and networks that may use the carrier's doors."""
+    api: str = ""
+    """The carrier's API; empty: the usual one."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What only this carrier has."""
 
-    def audio(self, payload: bytes) -> str:
-        """The message that plays `payload`."""
+    @property
+    def guarded(self) -> bool:
+        """Something proves who is asking; if nothing does, only this machine may ask."""
+        return bool(self.webhook_key or self.password or self.allow_from)
 
-    def mark(self, name: str) -> str:
-        """The message that asks to be told when everything before it was played."""
 
-    def clear(self) -> str:
-        """The message that drops what was sent and not yet played."""
+@dataclass(slots=True, frozen=True)
+class LiveCall:
+    """A call, as far as the carrier's API needs to know it."""
+
+    call_id: str
+    account_id: str = ""
+    from_number: str = ""
+    """The number that was called: what a person who is called next may be shown."""
+
+
+# --- the carrier --------------------------------------------------------------------------------
+
+FIXTURE_TESTED = "fixture-tested"
+Place = Literal["parameter", "path", "query"]
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Carrier:
+    """A phone company or a switch. What a carrier does not have keeps its default here."""
+
+    name: str
+    """In URLs, in the agent file, in records."""
+    title: str
+    """As people write it."""
+    wire: str
+    """What the carrier calls its media socket."""
+    audio: str
+    """Formats, for people."""
+    docs: str
+    """The vendor's page."""
+    paste: str = ""
+    """Where the address that the start screen shows is to be pasted."""
+    credential: str = ""
+    """The key of the agent file without which only this machine is served."""
+    status: str = FIXTURE_TESTED
+    unverified: str = ""
+    """What only a live account can show."""
+    over: Literal["websocket", "tcp"] = "websocket"
+    """What its media socket is. TCP has a listener of its own."""
+    has_webhook: bool = True
+    """It asks `/telephony/answer` what to do with a call; else it opens the socket unasked."""
+    has_status: bool = False
+    """It reports to `/telephony/status`."""
+    moves_calls: bool = False
+    """A live call can be passed on to another number."""
+    outlives_socket: bool = False
+    """The call goes on when we close the socket: it has to be ended through the API."""
+    subprotocols: tuple[str, ...] = ()
+    """Of the WebSocket (RFC 6455 section 1.9)."""
+    ticket_in: Place = "parameter"
+    """Where the media socket's token travels."""
+    handshake_suffices: bool = False
+    """The socket needs no token if its handshake proved who opens it."""
+    basic_on_socket: bool = False
+    """A user and password that are configured have to be sent with the handshake too."""
+
+    def open(self, account: Account, handshake: Request) -> CarrierStream:
+        """A new media socket, and the request that opened it."""
+        raise NotImplementedError
+
+    def read_call(self, request: Request) -> Ringing | None:
+        """The call that a webhook announces; None if it does not."""
+        raise NotImplementedError
+
+    def is_report(self, request: Request) -> bool:
+        """Whether a webhook that announces no call tells of one, and wants no answer.
+
+        Some carriers have one address for everything.
+        """
+        return False
+
+    def answer(
+        self, account: Account, call: Ringing, url: str, parameters: Mapping[str, str]
+    ) -> Document:
+        """Connects the call to our media socket at `url`."""
+        raise NotImplementedError
+
+    def busy(self, account: Account, call: Ringing) -> Document:
+        """Turns the call away: the server is full or draining."""
+        raise NotImplementedError
+
+    def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
+        """Whether the carrier signed a webhook; None: it signs none."""
+        return None
+
+    def verify_handshake(self, request: Request, account: Account, now_s: int) -> Verdict | None:
+        """Whether the carrier signed the media socket's handshake; None: it did not try to."""
+        return None
+
+    def read_status(self, request: Request) -> CallStatus | None:
+        """What a status callback says; None: nothing that we know."""
+        return None
+
+    def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Ends a live call; None: closing the socket does."""
+        return None
+
+    def transfer(
+        self, account: Account, call: LiveCall, phone: str, now_s: int
+    ) -> RestRequest | None:
+        """Passes a live call on to another number; None: it cannot be done."""
+        return None

@@ -28,16 +28,16 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def parse_networks(proxies: Sequence[str]) -> tuple[Network, ...]:
-    """Addresses and networks of ``server.trusted_proxies``."""
+def parse_networks(
+    addresses: Sequence[str], key: str = "server.trusted_proxies"
+) -> tuple[Network, ...]:
+    """Addresses and networks of a key of the agent file."""
     networks: list[Network] = []
-    for proxy in proxies:
+    for address in addresses:
         try:
-            networks.append(ipaddress.ip_network(proxy, strict=False))
+            networks.append(ipaddress.ip_network(address, strict=False))
         except ValueError as error:
-            raise ConfigError(
-                f"server.trusted_proxies: {proxy!r} is not an address or network"
-            ) from error
+            raise ConfigError(f"{key}: {address!r} is not an address or network") from error
     return tuple(networks)
 
 
@@ -50,7 +50,7 @@ def is_local(request: web.Request, trusted: Sequence[Network] = ()) -> bool:
     pages that rebind their name to 127.0.0.1.
     """
     remote = request.remote or ""
-    if not _is_loopback(remote) or _in(remote, trusted) or request.version < HttpVersion11:
+    if not _is_loopback(remote) or in_networks(remote, trusted) or request.version < HttpVersion11:
         return False
     if any(header in request.headers for header in _FORWARDED):
         return False
@@ -73,11 +73,11 @@ def is_other_site(request: web.Request, base: str = "") -> bool:
 def client_address(request: web.Request, trusted: Sequence[Network]) -> str:
     """The peer's address; a forwarded one only if a trusted proxy says so."""
     remote = request.remote or ""
-    if not _in(remote, trusted):
+    if not in_networks(remote, trusted):
         return remote
     hops = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
     for hop in (hop.strip() for hop in reversed(hops)):
-        if hop and not _in(hop, trusted):
+        if hop and not in_networks(hop, trusted):
             return hop
     return remote
 
@@ -91,7 +91,7 @@ def public_base(request: web.Request, configured: str, trusted: Sequence[Network
     if configured:
         return configured.rstrip("/")
     scheme, host = request.scheme, request.host
-    if _in(request.remote or "", trusted):
+    if in_networks(request.remote or "", trusted):
         forwarded = _first(request, "X-Forwarded-Proto").lower()
         scheme = forwarded if forwarded in _SCHEMES else scheme
         host = _first(request, "X-Forwarded-Host") or host
@@ -128,6 +128,7 @@ def _is_loopback(address: str) -> bool:
     return parsed is not None and parsed.is_loopback
 
 
-def _in(address: str, networks: Sequence[Network]) -> bool:
+def in_networks(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of these networks."""
     parsed = _parse(address)
     return parsed is not None and any(parsed in network for network in networks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 
 import aiohttp
 import structlog
@@ -41,8 +40,9 @@ async def _try(http: Http, request: RestRequest) -> tuple[str, bool]:
             http.session.request(
                 request.method,
                 request.url,
-                data=dict(request.form),
-                headers={"Authorization": _basic(request.user, request.password)},
+                data=None if request.form is None else dict(request.form),
+                json=request.json,
+                headers=_headers(request),
                 allow_redirects=False,
             ) as response,
         ):
@@ -54,6 +54,6 @@ async def _try(http: Http, request: RestRequest) -> tuple[str, bool]:
     return f"HTTP {status}", status >= 500 or status == 429
 
 
-def _basic(user: str, password: str) -> str:
-    """RFC 7617."""
-    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+def _headers(request: RestRequest) -> dict[str, str]:
+    proof = {"Authorization": request.authorization} if request.authorization else {}
+    return {**proof, **request.headers}

@@ -1,225 +1,178 @@
-"""Phone calls: the carrier's webhook and its media socket."""
+"""Phone calls: every carrier's webhook, status callback and media WebSocket."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import WSCloseCode, web
 
-from flowcat_server.calls import Calls, Incoming, Reservation
-from flowcat_server.carriers import twilio
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
-from flowcat_server.core.carrier import RestRequest, Started
+from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Request, Started
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
-from flowcat_server.routes.bodies import read_body
-from flowcat_server.routes.peers import (
-    Network,
-    client_address,
-    is_local,
-    is_other_site,
-    public_base,
-)
-from flowcat_server.routes.tokens import Once, StreamTokens
-from flowcat_server.session import Session
+from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.gate import Gate
+from flowcat_server.routes.lines import Line, lines
 from flowcat_server.transports.pacer import Pacer
-from flowcat_server.transports.websocket import WebSocketTransport, media_socket, read_start
+from flowcat_server.transports.websocket import (
+    WebSocketTransport,
+    media_socket,
+    read_start,
+    write_message,
+)
 
 log = structlog.get_logger()
 
 START_TIMEOUT_MS = 10_000
-MAX_FORM_BYTES = 64 * 1024
-MAX_FORM_FIELDS = 256
 MAX_WAITING_SOCKETS = 256
 MAX_WAITING_PER_ADDRESS = 32
 """Media sockets that nobody has vouched for and that have not said which call they belong to."""
-REPLAY_WINDOW_S = 24 * 3600
-"""A signature holds no time: a webhook is refused the second time, for as long as we remember."""
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_CALL_SID = re.compile(rf"[A-Za-z0-9_.:-]{{1,{twilio.MAX_ID_CHARS}}}")
-_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
-@dataclass(slots=True)
-class _Expected:
-    """A call whose webhook was answered and whose media socket is awaited."""
+class TelephonyDoor:
+    """``/telephony/{answer,ws,status}/{carrier}``, for all carriers alike.
 
-    reservation: Reservation
-    incoming: Incoming
-    account_id: str = ""
-
-
-class TwilioDoor:
-    """``/telephony/answer/twilio`` and ``/telephony/ws/twilio``.
-
-    With an auth token configured every webhook must carry Twilio's signature and every media
-    socket a token minted for its call. Without one, only requests made on this machine are
-    served.
+    A media socket needs a token minted for its call in the answer to a webhook, or, where a
+    carrier asks no webhook, a handshake that proves who opens it.
     """
 
     def __init__(
         self,
         config: Config,
-        calls: Calls,
-        tokens: StreamTokens,
+        calls: CarrierCalls,
+        gate: Gate,
         pacer: Pacer,
         http: Http,
-        trusted: tuple[Network, ...],
-        *,
-        api: str = twilio.API,
     ) -> None:
         """Create the door.
 
         Args:
-            config: Credentials and the public URL.
-            calls: Where calls are admitted and run.
-            tokens: Mints and checks the media sockets' tokens.
+            config: What carriers there are.
+            calls: Where calls are expected and run.
+            gate: Lets carriers in.
             pacer: The clock of all media sockets.
-            http: For requests to the carrier.
-            trusted: Proxies whose forwarded headers are believed.
-            api: The carrier's REST API; regions and tests have their own.
+            http: For requests to the carriers.
         """
         self._calls = calls
-        self._tokens = tokens
+        self._gate = gate
         self._pacer = pacer
         self._http = http
-        self._trusted = trusted
-        self._public_url = config.server.public_url
-        self._account_sid = config.carriers.twilio.account_sid
-        self._auth_token = config.carriers.twilio.auth_token.get_secret_value()
-        self._api = api
-        self._seen_webhooks = Once(REPLAY_WINDOW_S, forget_oldest=True)
-        self._expected: dict[str, _Expected] = {}
+        self._lines = {
+            line.carrier.name: line for line in lines(config) if line.carrier.over == "websocket"
+        }
         self._waiting: Counter[str] = Counter()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """The door's routes."""
+        answer, media, status = (
+            f"/telephony/{door}/{{carrier}}" for door in ("answer", "ws", "status")
+        )
         return [
-            web.route("*", "/telephony/answer/twilio", self.answer),
-            web.route("*", "/telephony/answer/twilio/{run_id}", self.answer),
-            web.get("/telephony/ws/twilio", self.media, allow_head=False),
-            web.get("/telephony/ws/twilio/{run_id}", self.media, allow_head=False),
+            web.route("*", answer, self.answer),
+            web.route("*", answer + "/{run_id}", self.answer),
+            web.route("*", status, self.status),
+            *(
+                web.get(media + path, self.media, allow_head=False)
+                for path in ("", "/token/{token}", "/{run_id}", "/{run_id}/token/{token}")
+            ),
         ]
 
-    # --- the webhook ------------------------------------------------------------------------
+    def _line(self, request: web.Request) -> Line:
+        line = self._lines.get(request.match_info["carrier"])
+        if line is None:
+            raise web.HTTPNotFound(text=f"no such carrier (known: {', '.join(self._lines)})")
+        return line
+
+    # --- webhooks ---------------------------------------------------------------------------
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Verify the webhook, reserve a place, and connect the call to our media socket."""
-        if request.method not in ("GET", "POST"):
-            raise web.HTTPMethodNotAllowed(request.method, ["GET", "POST"])
+        """Verify the webhook, keep a place, and connect the call to our media socket."""
+        line = self._line(request)
+        carrier, account = line.carrier, line.account
+        if not carrier.has_webhook:
+            raise web.HTTPNotFound(text=f"{carrier.title} opens its media socket unasked")
         run_id = _run_id(request)
-        form = await _form(request)
-        self._verify_webhook(request, form)
-        fields = dict(form)
-        call_sid = fields.get("CallSid", "")
-        if not _CALL_SID.fullmatch(call_sid):
-            raise web.HTTPBadRequest(text="CallSid is missing")
-        self._forget_unheld()
-        previous = self._expected.pop(call_sid, None)
-        if previous is not None:
-            previous.reservation.release()  # asked again about the same call: it keeps its place
+        wire = await self._gate.read(request)
+        self._gate.admit_webhook(request, wire, line)
+        call = carrier.read_call(wire)
+        if call is None and carrier.is_report(wire):
+            return self._reported(line, wire)
+        if call is None:
+            raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
         try:
-            reservation = self._calls.reserve()
+            token = self._calls.expect(carrier, call, run_id)
         except CallRefused:
-            return _xml(twilio.busy())
-        self._expected[call_sid] = _Expected(
-            reservation,
-            Incoming(
-                channel=twilio.NAME,
-                from_number=_short(fields.get("From")),
-                to_number=_short(fields.get("To")),
-                external_id=call_sid,
-                variables=_variables(fields, run_id),
-            ),
-            _short(fields.get("AccountSid")),
+            return await self._respond(carrier.busy(account, call))
+        url = self._stream_url(request, carrier, run_id)
+        parameters = {"token": token} if carrier.ticket_in == "parameter" else {}
+        if carrier.ticket_in == "path":
+            url += f"/token/{token}"
+        elif carrier.ticket_in == "query":
+            url += f"?token={token}"
+        document = carrier.answer(account, call, url, parameters)
+        if document.status >= 500:
+            log.warning("call_not_answered", carrier=carrier.name, reason=document.body)
+        return await self._respond(document)
+
+    def _stream_url(self, request: web.Request, carrier: Carrier, run_id: str) -> str:
+        base = self._gate.base(request)
+        url = "ws" + base.removeprefix("http") + f"/telephony/ws/{carrier.name}"
+        return f"{url}/{run_id}" if run_id else url
+
+    async def _respond(self, document: Document) -> web.Response:
+        if document.rest is not None:
+            await rest.send(self._http, document.rest)
+        return web.Response(
+            text=document.body, content_type=document.content_type, status=document.status
         )
-        base = public_base(request, self._public_url, self._trusted)
-        url = "ws" + base.removeprefix("http") + "/telephony/ws/twilio"
-        if run_id:
-            url += f"/{run_id}"
-        log.info("call_answered", carrier=twilio.NAME, external_id=call_sid)
-        return _xml(twilio.answer(url, {"token": self._tokens.mint(twilio.NAME, call_sid)}))
 
-    def _verify_webhook(self, request: web.Request, form: list[tuple[str, str]]) -> None:
-        if not self._auth_token:
-            self._only_local(request)
-            return
-        given = request.headers.get("X-Twilio-Signature", "")
-        url = self._url(request)
-        posted = form if request.method == "POST" else []
-        algorithm = twilio.signature_algorithm(
-            request.headers.get("X-Twilio-Webhooks-Signature-Settings", "")
-        )
-        if not twilio.verify(self._auth_token, given, url, posted, algorithm=algorithm):
-            log.warning("webhook_refused", reason="signature", url=url)
-            raise web.HTTPForbidden(text="signature does not match")
-        if not self._seen_webhooks.first(given):
-            log.warning("webhook_refused", reason="replayed")
-            raise web.HTTPForbidden(text="replayed")
+    async def status(self, request: web.Request) -> web.Response:
+        """Follow a call by the carrier's own account of it."""
+        line = self._line(request)
+        wire = await self._gate.read(request)
+        self._gate.admit_webhook(request, wire, line)
+        return self._reported(line, wire)
 
-    def _only_local(self, request: web.Request) -> None:
-        """Without credentials: programs of this machine, but not web pages opened on it."""
-        if is_local(request, self._trusted) and not is_other_site(request):
-            return
-        log.warning("carrier_refused", reason="no carriers.twilio.auth_token configured")
-        raise web.HTTPForbidden(text="carriers.twilio.auth_token is not configured")
-
-    def _url(self, request: web.Request) -> str:
-        """What the carrier signed. Only the path and query come from the request itself."""
-        if not request.raw_path.startswith("/"):
-            raise web.HTTPBadRequest(text="not a path")
-        return public_base(request, self._public_url, self._trusted) + request.raw_path
+    def _reported(self, line: Line, wire: Request) -> web.Response:
+        told = line.carrier.read_status(wire)
+        if told is not None:
+            self._calls.follow(line.carrier, told)
+        return web.Response(status=204)
 
     # --- the media socket -------------------------------------------------------------------
 
     async def media(self, request: web.Request) -> web.WebSocketResponse:
         """Authenticate the socket, find its call and run it to its end."""
+        line = self._line(request)
         run_id = _run_id(request)
-        vouched = self._verify_handshake(request)
-        socket = media_socket()
-        stream = twilio.Stream()
-        with self._waits("" if vouched else client_address(request, self._trusted)):
+        wire = self._gate.handshake(request)
+        vouched = self._gate.admit_handshake(request, wire, line)
+        socket = media_socket(line.carrier.subprotocols)
+        stream = line.carrier.open(line.account, wire)
+        with self._waits("" if vouched else self._gate.address(request)):
             await socket.prepare(request)
             started = await read_start(socket, stream, START_TIMEOUT_MS)
-        if started is None or started.format is None:
-            log.warning("media_refused", reason="no usable start message")
-            await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"no usable start")
-            return socket
+        if not isinstance(started, Started) or not _is_readable(started):
+            return await _turn_away(socket, stream, line, started)
+        token = request.match_info.get("token") or dict(wire.query).get("token")
+        token = token or started.parameters.get("token", "")
         try:
-            expected = self._claim(started, run_id)
+            expected = self._calls.claim(line, started, token, run_id, vouched=vouched)
         except AuthError as error:
-            log.warning("media_refused", reason=str(error))
-            await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"refused")
-            return socket
+            log.warning("media_refused", carrier=line.carrier.name, reason=str(error))
+            return await _close(socket, stream, WSCloseCode.POLICY_VIOLATION, "refused")
         except CallRefused as error:
-            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=error.reason.encode())
-            return socket
-        await self._run(socket, stream, started, expected)
+            return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
+        transport = WebSocketTransport(socket, stream, started, self._pacer)
+        await self._calls.run(line, transport, started, expected)
         return socket
-
-    def _verify_handshake(self, request: web.Request) -> bool:
-        """Whether the peer is known already; if not, its stream token decides."""
-        if not self._auth_token:
-            self._only_local(request)
-            return True
-        given = request.headers.get("X-Twilio-Signature")
-        if given is None:
-            return False
-        url = "ws" + self._url(request).removeprefix("http")
-        if not twilio.verify(self._auth_token, given, url):
-            log.warning("media_refused", reason="handshake signature", url=url)
-            raise web.HTTPForbidden(text="signature does not match")
-        return True
 
     @contextmanager
     def _waits(self, address: str) -> Iterator[None]:
@@ -237,74 +190,6 @@ class TwilioDoor:
             if not self._waiting[address]:
                 del self._waiting[address]
 
-    def _claim(self, started: Started, run_id: str) -> _Expected:
-        token = started.parameters.get("token", "")
-        if token or self._auth_token:
-            self._tokens.consume(token, twilio.NAME, started.call_id)
-        expected = self._expected.pop(started.call_id, None)
-        if expected is not None and expected.reservation.held:
-            return expected
-        # A socket opened on this machine without a webhook (tests, load), or one whose webhook
-        # another worker answered.
-        return _Expected(
-            self._calls.reserve(),
-            Incoming(
-                channel=twilio.NAME,
-                external_id=started.call_id,
-                variables={"run_id": run_id} if run_id else {},
-            ),
-        )
-
-    async def _run(
-        self,
-        socket: web.WebSocketResponse,
-        stream: twilio.Stream,
-        started: Started,
-        expected: _Expected,
-    ) -> None:
-        assert started.format is not None  # noqa: S101 - checked by `media`
-        transport = WebSocketTransport(socket, stream, started.format, self._pacer)
-
-        async def before_close(session: Session) -> None:
-            if session.reason in (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED):
-                return
-            request = self._rest(session, started, expected)
-            if request is not None:
-                await rest.send(self._http, request)
-
-        _, task = self._calls.start(
-            expected.reservation,
-            transport,
-            expected.incoming,
-            work=[("receive", transport.serve), ("send", transport.send_all)],
-            before_hang_up=before_close,
-        )
-        await asyncio.wait([task])
-
-    # --- REST -------------------------------------------------------------------------------
-
-    def _rest(self, session: Session, started: Started, expected: _Expected) -> RestRequest | None:
-        """What to ask of the carrier when we end the call; None if closing the socket will do."""
-        account = self._account_sid or expected.account_id or started.account_id
-        if session.transfer is None:
-            return None  # <Hangup/> follows <Connect>
-        if not self._auth_token or not account:
-            log.warning("transfer_impossible", reason="no carriers.twilio.auth_token configured")
-            return None
-        return twilio.transfer_request(
-            account,
-            self._auth_token,
-            started.call_id,
-            session.transfer.phone,
-            session.to_number if _E164.fullmatch(session.to_number) else "",
-            api=self._api,
-        )
-
-    def _forget_unheld(self) -> None:
-        gone = [sid for sid, entry in self._expected.items() if not entry.reservation.held]
-        for sid in gone:
-            del self._expected[sid]
-
 
 def _run_id(request: web.Request) -> str:
     run_id = request.match_info.get("run_id", "")
@@ -313,34 +198,33 @@ def _run_id(request: web.Request) -> str:
     return run_id
 
 
-async def _form(request: web.Request) -> list[tuple[str, str]]:
-    if request.method == "GET":
-        return list(request.query.items())
-    body = await read_body(request, MAX_FORM_BYTES)
-    if request.content_type != "application/x-www-form-urlencoded":
-        return []
+def _is_readable(started: Started) -> bool:
+    return started.input_format is not None and started.output_format is not None
+
+
+async def _turn_away(
+    socket: web.WebSocketResponse,
+    stream: CarrierStream,
+    line: Line,
+    started: Started | Refuse | None,
+) -> web.WebSocketResponse:
+    """Close a socket that did not begin as it should."""
+    if isinstance(started, Refuse):
+        code, reason = started.close_code, started.reason
+    else:
+        code, reason = int(WSCloseCode.POLICY_VIOLATION), "no usable start"
+    log.warning("media_refused", carrier=line.carrier.name, reason=reason)
+    return await _close(socket, stream, code, reason)
+
+
+async def _close(
+    socket: web.WebSocketResponse, stream: CarrierStream, code: int, reason: str
+) -> web.WebSocketResponse:
+    """Close a socket, in the carrier's own words first."""
     try:
-        return parse_qsl(
-            body.decode("utf-8", "replace"),
-            keep_blank_values=True,
-            max_num_fields=MAX_FORM_FIELDS,
-        )
-    except ValueError as error:
-        raise web.HTTPBadRequest(text="too many fields") from error
-
-
-def _variables(fields: Mapping[str, str], run_id: str) -> dict[str, Any]:
-    known = {
-        "caller_number": _short(fields.get("From")),
-        "called_number": _short(fields.get("To")),
-        "run_id": run_id,
-    }
-    return {name: value for name, value in known.items() if value}
-
-
-def _short(value: str | None) -> str:
-    return (value or "")[: twilio.MAX_ID_CHARS]
-
-
-def _xml(body: str) -> web.Response:
-    return web.Response(text=body, content_type="text/xml")
+        for message in stream.end(ended.SERVER_ERROR):
+            await write_message(socket, message)
+    except (ConnectionError, RuntimeError):
+        pass  # it is gone already
+    await socket.close(code=code, message=reason.encode())
+    return socket

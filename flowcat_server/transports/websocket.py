@@ -1,60 +1,32 @@
-"""A carrier's media WebSocket: messages in, speech out ahead of time, marks and clear."""
+"""A carrier's media WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
 
-import structlog
 from aiohttp import WebSocketError, WSMsgType, web
 
 from flowcat_server.core import ended
-from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
     CarrierStream,
-    Digit,
-    Ignored,
-    MarkPlayed,
+    Message,
+    Refuse,
+    Reply,
     Started,
     Stopped,
 )
-from flowcat_server.core.interfaces import CallSink, PlayoutSource
+from flowcat_server.transports.carrier import CLOSE_TIMEOUT_S, CarrierTransport
 from flowcat_server.transports.pacer import Pacer
 
-log = structlog.get_logger()
-
 MAX_MESSAGE_BYTES = 64 * 1024
-FIRST_CHUNK_MS = 40
-"""The first message of a reply is small, so that it leaves at once."""
-CHUNK_MS = 100
-LEAD_MS = 400
-"""How far ahead of the caller's ear the carrier is sent speech, give or take a chunk. A stall of
-our loop up to this long is inaudible; a barge-in clears it."""
-GATHER_MS = 200
-"""With at least this much sent ahead, there is time to wait for a whole chunk."""
-HURRY_MS = 100
-"""With less than this sent ahead, new speech is sent at once and not on the next tick."""
-MARK_EVERY_MS = 200
-MARK_AFTER_MS = 60
-"""Speech that trickles in is not marked after each morsel, but every so often, and when nothing
-more has come for a moment."""
-CARRIER_DELAY_MS = 60
-"""From our socket to the caller's ear, until marks correct it."""
-MAX_FAULTS = 500
-"""Unreadable messages that a call may send before it is ended."""
-MAX_BURST = 4_000
-MAX_PER_S = 200
-"""Messages that a call may send: a backlog of 80 s of 20 ms frames, and four times real time."""
-MAX_UNSENT = 256
-"""Messages waiting for a slow socket; beyond this the peer is considered gone."""
 MAX_BYTES_BEFORE_START = 256 * 1024
 """What a socket may send before it has said which call it is; 10 s of audio is 140 kB."""
 MESSAGE_COST_BYTES = 64
 """What any message counts for, however short."""
-CLOSE_TIMEOUT_S = 2.0
 
 
-def media_socket() -> web.WebSocketResponse:
+def media_socket(subprotocols: Sequence[str] = ()) -> web.WebSocketResponse:
     """The server's end of a carrier's media socket, not yet prepared.
 
     Text arrives as bytes, unchecked: whoever reads the JSON checks it. Compression is not
@@ -65,201 +37,64 @@ def media_socket() -> web.WebSocketResponse:
         decode_text=False,
         max_msg_size=MAX_MESSAGE_BYTES,
         timeout=CLOSE_TIMEOUT_S,
+        protocols=tuple(subprotocols),
     )
 
 
-class WebSocketTransport:
-    """One call over a carrier's media socket. Owned by the request handler that runs `serve`."""
-
-    buffers = True
-    delay_ms = CARRIER_DELAY_MS
+class WebSocketTransport(CarrierTransport):
+    """One call over a carrier's media WebSocket."""
 
     def __init__(
         self,
         socket: web.WebSocketResponse,
         stream: CarrierStream,
-        audio: AudioFormat,
+        started: Started,
         pacer: Pacer,
     ) -> None:
-        self.input_format = audio
-        self.output_format = audio
+        super().__init__(stream, started, pacer)
         self._socket = socket
-        self._stream = stream
-        self._pacer = pacer
-        self._sink: CallSink | None = None
-        self._source: PlayoutSource | None = None
-        self._outbox: deque[str] = deque()
-        self._news: asyncio.Future[None] | None = None
-        self._chunk = audio.bytes_for(CHUNK_MS)
-        self._first_chunk = audio.bytes_for(FIRST_CHUNK_MS)
-        self._talking = False
-        self._marked_ms = -MARK_EVERY_MS
-        self._unmarked_ms: int | None = None
-        """When speech was last sent that has no mark behind it yet."""
-        self._closing = False
-        self._faults = 0
-        self._messages = 0
-
-    def attach(self, sink: CallSink, source: PlayoutSource) -> None:
-        self._sink, self._source = sink, source
-
-    def wake(self) -> None:
-        source, sink = self._source, self._sink
-        if source is None or sink is None:
-            return
-        if self._talking and source.lead_ms(sink.now_ms()) >= HURRY_MS:
-            return  # the pacer comes in time
-        if self.pump():
-            self._pacer.add(self)
-
-    def pump(self) -> bool:
-        """Send speech up to the lead; called by the pacer while there is any."""
-        source, sink = self._source, self._sink
-        if source is None or sink is None or self._closing:
-            return False
-        now = sink.now_ms()
-        lead = source.lead_ms(now)
-        while (queued := source.queued()) and lead < LEAD_MS:
-            size = self._chunk if self._talking else self._first_chunk
-            if self._talking and queued < size and lead >= GATHER_MS:
-                break
-            self._send(self._stream.audio(source.pull(now, size)))
-            self._talking = True
-            self._unmarked_ms = now
-            lead = source.lead_ms(now)
-        if not queued:
-            self._mark(source, now)
-        self._talking = queued > 0 or lead > 0
-        return self._talking or self._unmarked_ms is not None
-
-    def _mark(self, source: PlayoutSource, now: int) -> None:
-        """Ask to be told when all that was sent has been played, if it is time to."""
-        if self._unmarked_ms is None:
-            return
-        if now - self._marked_ms >= MARK_EVERY_MS or now - self._unmarked_ms >= MARK_AFTER_MS:
-            mark = source.take_mark()
-            self._unmarked_ms = None
-            self._marked_ms = now
-            if mark is not None:
-                self._send(self._stream.mark(mark))
-
-    def failed(self) -> None:
-        """Sending raised: a fault of ours, which ends this call only."""
-        self._lost(ended.SERVER_ERROR)
-
-    def clear(self) -> None:
-        # What has not left yet must not follow the clear.
-        self._outbox.clear()
-        self._talking = False
-        self._marked_ms = -MARK_EVERY_MS
-        self._unmarked_ms = None
-        self._pacer.remove(self)
-        self._send(self._stream.clear())
-
-    async def wait_connected(self) -> None:
-        """The socket is open already."""
-
-    async def hang_up(self, reason: str) -> None:
-        del reason
-        self._closing = True
-        self._pacer.remove(self)
-        self._wake_sender()
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S + 0.5):
-                await self._socket.close()
-        except TimeoutError:
-            log.warning("carrier_close_timeout")
 
     async def serve(self) -> None:
         """Read the socket until it ends; run by the request's own task, beside `send_all`."""
         receive = self._socket.receive
         while True:
             message = await receive()
-            if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
-                self._messages += 1
-                if not self._messages % 256 and self._floods():
-                    self._lost(ended.CARRIER_PROTOCOL)
+            if message.type is WSMsgType.TEXT:
+                if not self._received(message.data, binary=False):
                     return
-                if not self._take(message.data):
+            elif message.type is WSMsgType.BINARY:
+                if not self._received(message.data, binary=True):
                     return
-            elif message.type is WSMsgType.CLOSE:
-                self._lost(ended.CALLER_HUNG_UP)
-                return
             else:
-                # The connection broke, or the peer broke the protocol (RFC 6455 section 7.1.7).
-                broke = isinstance(message.data, WebSocketError)
-                self._lost(ended.CARRIER_PROTOCOL if broke else ended.CARRIER_CLOSED)
+                self._gone.set()
+                self._lost(_why(message.type, message.data))
                 return
 
-    async def send_all(self) -> None:
-        """Write what `pump` and `clear` queued, in order, until the socket is closing."""
-        while not self._closing:
-            if not self._outbox:
-                self._news = asyncio.get_running_loop().create_future()
-                try:
-                    await self._news
-                finally:
-                    self._news = None
-                continue
-            try:
-                await self._socket.send_str(self._outbox.popleft())
-            except (ConnectionError, RuntimeError):  # aiohttp raises both on a closed socket
-                self._lost(ended.CARRIER_CLOSED)
-                return
+    async def _write(self, message: Message) -> None:
+        await write_message(self._socket, message)
 
-    def _floods(self) -> bool:
-        sink = self._sink
-        if sink is None or self._messages < MAX_BURST + sink.now_ms() * MAX_PER_S // 1000:
-            return False
-        log.warning("carrier_flood", messages=self._messages)
-        return True
+    async def _close(self, code: int) -> None:
+        await self._socket.close(code=code)
 
-    def _take(self, data: str | bytes) -> bool:
-        sink = self._sink
-        if sink is None:
-            return True
-        fed = self._stream.feed(data)
-        if type(fed) is bytes:
-            sink.receive_audio(fed)
-            return True
-        match fed:
-            case MarkPlayed(name):
-                sink.receive_mark(name)
-            case Digit(digit):
-                sink.receive_digit(digit)
-            case Stopped():
-                self._lost(ended.CALLER_HUNG_UP)
-                return False
-            case Ignored(reason, fault=True):
-                self._faults += 1
-                if self._faults == 1:
-                    log.warning("carrier_message_ignored", reason=reason)
-                if self._faults > MAX_FAULTS:
-                    self._lost(ended.CARRIER_PROTOCOL)
-                    return False
-            case _:
-                pass
-        return True
 
-    def _send(self, message: str) -> None:
-        if len(self._outbox) >= MAX_UNSENT:
-            self._lost(ended.CARRIER_CLOSED)
-            return
-        self._outbox.append(message)
-        self._wake_sender()
+async def write_message(socket: web.WebSocketResponse, message: Message) -> None:
+    """Send a text message or a binary one."""
+    if isinstance(message, str):
+        await socket.send_str(message)
+    else:
+        await socket.send_bytes(message)
 
-    def _wake_sender(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
 
-    def _lost(self, reason: str) -> None:
-        if self._sink is not None:
-            self._sink.lost(reason)
+def _why(kind: WSMsgType, data: object) -> str:
+    if kind is WSMsgType.CLOSE:
+        return ended.CALLER_HUNG_UP
+    # The connection broke, or the peer broke the protocol (RFC 6455 section 7.1.7).
+    return ended.CARRIER_PROTOCOL if isinstance(data, WebSocketError) else ended.CARRIER_CLOSED
 
 
 async def read_start(
     socket: web.WebSocketResponse, stream: CarrierStream, timeout_ms: int
-) -> Started | None:
+) -> Started | Refuse | None:
     """Wait for the stream's start message; None if it does not come in time or the peer leaves.
 
     Media and other messages before it are dropped; they do not extend the wait, and are limited.
@@ -272,9 +107,14 @@ async def read_start(
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     return None
                 received += len(message.data) + MESSAGE_COST_BYTES
-                fed = stream.feed(message.data)
-                if isinstance(fed, Started):
+                fed: object = stream.feed(message.data, message.type is WSMsgType.BINARY)
+                if isinstance(fed, Reply):
+                    await write_message(socket, fed.message)
+                    fed = fed.event
+                if isinstance(fed, Started | Refuse):
                     return fed
-    except TimeoutError:
+                if isinstance(fed, Stopped):
+                    return None
+    except (TimeoutError, ConnectionError, RuntimeError):
         pass
     return None

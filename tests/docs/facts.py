@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from flowcat_server import metrics
+from flowcat_server import carriers, metrics
 from flowcat_server.cli.main import build_parser
 from flowcat_server.core import ended, events
 from flowcat_server.core.breaker import Breaker
+from flowcat_server.core.carrier import Carrier
 from flowcat_server.providers import registry
 from flowcat_server.providers.registry import KINDS, Kind, Provider
 from tests.docs.attributes import attribute_docs, one_line
@@ -115,6 +116,49 @@ def _literal(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value))
     return str(value)
+
+
+def every_carrier() -> list[Carrier]:
+    """The carriers, in order."""
+    found = (carriers.find(name) for name in carriers.names())
+    return [carrier for carrier in found if carrier is not None]
+
+
+def carrier_table() -> str:
+    """What each carrier is, and what of it is not known without a live account."""
+    rows = [
+        (
+            f"`{carrier.name}`",
+            f"[{carrier.title}]({carrier.docs}): {carrier.wire}",
+            carrier.audio,
+            carrier.status,
+            carrier.unverified,
+        )
+        for carrier in every_carrier()
+    ]
+    return table(("Carrier", "Wire", "Audio", "Status", "Unverified without a live account"), rows)
+
+
+def carrier_abilities() -> str:
+    """Doors of each carrier, and what can be done with its calls."""
+    rows = [
+        (
+            f"`{carrier.name}`",
+            "yes" if carrier.has_webhook else "none: it opens the socket unasked",
+            "yes" if carrier.has_status else "",
+            f"`carriers.{carrier.name}.{carrier.credential}`",
+            "yes" if carrier.moves_calls else "",
+        )
+        for carrier in every_carrier()
+    ]
+    heads = (
+        "Carrier",
+        "Answer webhook",
+        "Status callback",
+        "Opened to others by",
+        "Passes calls on",
+    )
+    return table(heads, rows)
 
 
 def metric_table() -> str:

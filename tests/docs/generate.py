@@ -17,6 +17,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "variables": configuration.variables,
     "providers": facts.providers,
     "provider-options": facts.options,
+    "carriers": facts.carrier_table,
+    "carriers-can": facts.carrier_abilities,
     "metrics": facts.metric_table,
     "events": facts.event_table,
     "reasons": facts.reasons,

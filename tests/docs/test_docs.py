@@ -94,9 +94,9 @@ def attributes(*trees: Path) -> set[str]:
 
 def test_no_key_is_without_effect() -> None:
     readers = [p for p in SERVER.rglob("*.py") if p.parent.name not in ("config", "cli")]
-    used = attributes(*readers)
+    used = attributes(*readers, SERVER / "config" / "carriers.py")
     own_config = {"graph", "graph_inline", "questions", "answer", "path", "prompt", "knowledge"}
-    carried = {"tests", "plivo", "auth_id", "kind", "when_full"}
+    carried = {"tests", "kind", "when_full", *Carriers.model_fields}
     for path, _, key, _ in configuration.all_keys():
         dotted = f"{path}.{key}".lstrip(".")
         assert key in used | own_config | carried, f"{dotted} is documented, but nothing reads it"
@@ -163,7 +163,10 @@ def test_every_route_is_documented_and_every_documented_route_exists() -> None:
     documented = {
         re.sub(r"\?.*", "", path) for path in re.findall(r"`(?:GET|POST|DELETE) (/[^` ]*)`", text)
     }
-    documented |= {f"{path}/{{run_id}}" for path in documented if path.startswith("/telephony/")}
+    asked = {"/telephony/answer/{carrier}", "/telephony/ws/{carrier}"}
+    assert asked < documented
+    documented |= {f"{path}/{{run_id}}" for path in asked}
+    documented |= {f"/telephony/ws/{{carrier}}{run}/token/{{token}}" for run in ("", "/{run_id}")}
     assert documented == {"/web/{file}" if path == "/web" else path for path in served}
 
 

@@ -87,12 +87,15 @@ def free_port() -> int:
         return port
 
 
+CARRIERS = ("TWILIO_", "SIGNALWIRE_", "TELNYX_", "PLIVO_", "VOBIZ_", "VONAGE_")
+
+
 def _plain_environment() -> dict[str, str]:
     """The environment without what would configure the server behind the test's back."""
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("FLOWCAT_", "TWILIO_")) and not name.endswith("_API_KEY")
+        if not name.startswith(("FLOWCAT_", *CARRIERS)) and not name.endswith("_API_KEY")
     }
 
 

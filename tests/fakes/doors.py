@@ -24,10 +24,12 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
-from flowcat_server.routes.telephony import TwilioDoor
+from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.transports.pacer import Pacer
@@ -218,6 +220,8 @@ async def doors(
     webrtc: WebRtcSettings = LOCAL,
 ) -> AsyncIterator[Doors]:
     """Open the doors; every call is ended and awaited when the block is left."""
+    if "api_url:" not in yaml:
+        yaml = yaml.replace("auth_token:", f"api_url: '{api}', auth_token:", 1)
     file = loaded(yaml)
     clock = Clock()
     async with AsyncExitStack() as stack:
@@ -242,7 +246,13 @@ async def doors(
             ApiDoor(calls, store, {"agent": {"name": "test"}}),
             HealthDoor(calls, metrics, serve_metrics=True, writable=lambda: store.writable),
             WebRtcDoor(calls, offers),
-            TwilioDoor(file.config, calls, tokens, Pacer(), http, trusted, api=api),
+            TelephonyDoor(
+                file.config,
+                CarrierCalls(calls, tokens, http, clock),
+                Gate(file.config.server.public_url, trusted, clock),
+                Pacer(),
+                http,
+            ),
         ):
             app.add_routes(door.routes())
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from twilio.request_validator import RequestValidator
 
 from flowcat_server import calls as calls_module
@@ -416,6 +417,17 @@ async def test_a_wrong_handshake_signature_is_refused_before_the_upgrade(tmp_pat
             await house.settled(1)
 
 
+async def test_a_refused_sockets_token_is_not_logged(tmp_path: Path):
+    async with doors(tmp_path) as house:
+        wrong = house.signature("https://voice.example" + MEDIA)
+        for path in (f"{MEDIA}/token/1.secret.2", f"{MEDIA}/run-1?a=1&token=1.secret.2#x"):
+            with capture_logs() as logged, pytest.raises(aiohttp.WSServerHandshakeError):
+                await house.client.ws_connect(house.url + path, headers=wrong)
+            (line,) = [each for each in logged if each["event"] == "media_refused"]
+            assert "secret" not in str(line)
+            assert "token" in line["url"]
+
+
 async def test_a_signed_handshake_still_needs_the_token(tmp_path: Path):
     async with doors(tmp_path) as house:
         signed = house.signature("wss://voice.example" + MEDIA)
@@ -470,7 +482,7 @@ async def test_a_format_that_we_cannot_read_is_refused(tmp_path: Path):
             start = {
                 "callSid": answer.call_sid,
                 "customParameters": answer.parameters,
-                "mediaFormat": {"encoding": "audio/x-L16", "sampleRate": 16000},
+                "mediaFormat": {"encoding": "audio/x-opus", "sampleRate": 16000},
             }
             await socket.send_json({"event": "start", "streamSid": "MZ1", "start": start})
             message = await asyncio.wait_for(socket.receive(), 5)

@@ -3,111 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from aiohttp import WebSocketError, WSMessage, WSMsgType
+from aiohttp import WebSocketError, WSMsgType
 
 from flowcat_server.carriers import twilio
 from flowcat_server.core import ended
 from flowcat_server.core.audio import MULAW_8K
-from flowcat_server.core.carrier import Started
+from flowcat_server.core.carrier import Account, CarrierStream, Request, Sending, Started
 from flowcat_server.core.playout import Playout
-from flowcat_server.transports import websocket
+from flowcat_server.transports import carrier, websocket
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.websocket import WebSocketTransport, read_start
-from tests import virtual
+from tests.transports.far_end import FakeSocket, Sink, now_ms, on_virtual_time
 
 START = json.dumps({"event": "start", "streamSid": "MZ1", "start": {"callSid": "CA1"}})
 BYTES_PER_MS = 8
+SENDING = Sending()
 
 
-def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        virtual.run(test(*args, **kwargs))
-
-    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    return wrapper
-
-
-def now_ms() -> int:
-    return round(asyncio.get_running_loop().time() * 1000)
-
-
-class FakeSocket:
-    """The server's end of a WebSocket: a script of what arrives, a record of what leaves."""
-
-    def __init__(self, *arriving: object) -> None:
-        self.arriving: asyncio.Queue[WSMessage] = asyncio.Queue()
-        self.sent: list[tuple[int, dict[str, Any]]] = []
-        self.closed_at: int | None = None
-        self.blocked: asyncio.Event | None = None
-        """While set and not `is_set`, nothing can be written."""
-        self.broken: Exception | None = None
-        self.close_takes_s = 0.0
-        for each in arriving:
-            self.arrive(each)
-
-    def arrive(self, data: object, kind: WSMsgType = WSMsgType.TEXT) -> None:
-        text = data if isinstance(data, str | bytes) else json.dumps(data)
-        body = text.encode() if isinstance(text, str) else text
-        self.arriving.put_nowait(WSMessage(kind, body, None))
-
-    def arrive_as(self, kind: WSMsgType, data: object = None) -> None:
-        self.arriving.put_nowait(WSMessage(kind, data, None))
-
-    async def receive(self) -> WSMessage:
-        return await self.arriving.get()
-
-    async def send_str(self, text: str) -> None:
-        if self.broken is not None:
-            raise self.broken
-        if self.blocked is not None:
-            await self.blocked.wait()
-        self.sent.append((now_ms(), json.loads(text)))
-
-    async def close(self) -> bool:
-        await asyncio.sleep(self.close_takes_s)
-        self.closed_at = now_ms()
-        return True
-
-
-class Sink:
-    """The session, as the transport sees it."""
-
-    def __init__(self) -> None:
-        self.began = now_ms()
-        self.audio: list[bytes] = []
-        self.digits: list[str] = []
-        self.marks: list[str] = []
-        self.reasons: list[str] = []
-        self.playout: Playout | None = None
-
-    def now_ms(self) -> int:
-        return now_ms() - self.began
-
-    def receive_audio(self, payload: bytes) -> None:
-        self.audio.append(payload)
-
-    def receive_digit(self, digit: str) -> None:
-        self.digits.append(digit)
-
-    def receive_text(self, text: str) -> None:
-        raise AssertionError
-
-    def receive_mark(self, name: str) -> None:
-        self.marks.append(name)
-        if self.playout is not None:
-            self.playout.acknowledge(name, self.now_ms())
-
-    def lost(self, reason: str) -> None:
-        self.reasons.append(reason)
+def opened() -> CarrierStream:
+    return twilio.CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
 
 
 class Line:
@@ -115,13 +34,14 @@ class Line:
 
     def __init__(self, *arriving: object) -> None:
         self.socket = FakeSocket(*arriving)
-        self.stream = twilio.Stream()
-        assert isinstance(self.stream.feed(START), Started)
+        self.stream = opened()
+        started = self.stream.feed(START)
+        assert isinstance(started, Started)
         self.pacer = Pacer()
         self.transport = WebSocketTransport(
             self.socket,  # type: ignore[arg-type]
             self.stream,
-            MULAW_8K,
+            started,
             self.pacer,
         )
         self.sink = Sink()
@@ -196,8 +116,8 @@ async def test_the_first_message_is_small_and_leaves_at_once():
         await line.passes(35)
         line.push(2000)
         await line.passes(5)
-        assert line.chunks[0] == (35, websocket.FIRST_CHUNK_MS)
-        assert {ms for _, ms in line.chunks[1:]} == {websocket.CHUNK_MS}
+        assert line.chunks[0] == (35, SENDING.first_ms)
+        assert {ms for _, ms in line.chunks[1:]} == {SENDING.chunk_ms}
 
 
 @on_virtual_time
@@ -207,11 +127,11 @@ async def test_speech_is_sent_ahead_up_to_the_lead_and_all_of_it_arrives():
         line.push(5000)
         await line.passes(1000)
         so_far = sum(ms for _, ms in line.chunks)
-        assert 1000 + 300 <= so_far <= 1000 + websocket.LEAD_MS + websocket.CHUNK_MS
+        assert 1000 + 300 <= so_far <= 1000 + SENDING.ahead_ms + SENDING.chunk_ms
         await line.passes(5000)
-        assert line.longest_lead <= websocket.LEAD_MS + websocket.CHUNK_MS
+        assert line.longest_lead <= SENDING.ahead_ms + SENDING.chunk_ms
         assert line.audio == line.pushed
-        assert len(line.chunks) <= 5000 // websocket.CHUNK_MS + 3
+        assert len(line.chunks) <= 5000 // SENDING.chunk_ms + 3
 
 
 @on_virtual_time
@@ -239,7 +159,7 @@ async def test_speech_that_trickles_in_at_its_own_pace_is_passed_on_at_once(tick
             assert len(line.audio) == len(line.pushed), n
         assert line.audio == line.pushed
         marks = len(line.sent("mark"))
-        assert marks <= 60 * tick_ms // websocket.MARK_EVERY_MS + 2
+        assert marks <= 60 * tick_ms // carrier.MARK_EVERY_MS + 2
 
 
 @on_virtual_time
@@ -266,7 +186,7 @@ async def test_fast_synthesis_in_small_pieces_becomes_few_messages():
         await line.passes(4000)
         assert line.audio == line.pushed
         assert len(line.chunks) < 45
-        assert line.longest_lead <= websocket.LEAD_MS + websocket.CHUNK_MS
+        assert line.longest_lead <= SENDING.ahead_ms + SENDING.chunk_ms
 
 
 @on_virtual_time
@@ -341,7 +261,7 @@ async def test_after_a_clear_the_next_reply_starts_afresh():
         spoken_at = line.sink.now_ms()
         line.push(1000)
         await line.passes(5)
-        assert line.chunks[before] == (spoken_at, websocket.FIRST_CHUNK_MS)
+        assert line.chunks[before] == (spoken_at, SENDING.first_ms)
         await line.passes(1500)
         assert sum(ms for _, ms in line.chunks[before:]) == 1000
 
@@ -366,7 +286,7 @@ async def test_a_peer_that_reads_nothing_is_given_up_with_little_kept():
         line.push(120_000)
         await line.passes(60_000)
         assert line.sink.reasons[:1] == [ended.CARRIER_CLOSED]
-        assert len(line.transport._outbox) <= websocket.MAX_UNSENT
+        assert len(line.transport._outbox) <= carrier.MAX_UNSENT
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("gone"), RuntimeError("closing")])
@@ -449,7 +369,7 @@ async def test_every_end_of_the_socket_has_its_reason(kind: WSMsgType, data: obj
 @on_virtual_time
 async def test_some_faults_are_forgiven_and_a_flood_of_them_is_not():
     async with Line() as line:
-        for _ in range(websocket.MAX_FAULTS):
+        for _ in range(carrier.MAX_FAULTS):
             line.socket.arrive("nonsense")
         await line.passes(5)
         assert line.sink.reasons == []
@@ -463,7 +383,7 @@ async def test_some_faults_are_forgiven_and_a_flood_of_them_is_not():
 @on_virtual_time
 async def test_events_from_the_future_are_no_faults():
     async with Line() as line:
-        for _ in range(websocket.MAX_FAULTS + 100):
+        for _ in range(carrier.MAX_FAULTS + 100):
             line.socket.arrive({"event": "from the future"})
             line.socket.arrive(
                 {"event": "media", "media": {"track": "outbound", "payload": "AA=="}}
@@ -475,7 +395,7 @@ async def test_events_from_the_future_are_no_faults():
 @on_virtual_time
 async def test_more_messages_than_any_call_has_are_a_flood():
     async with Line() as line:
-        for _ in range(websocket.MAX_BURST + 300):
+        for _ in range(carrier.MAX_BURST + 300):
             line.socket.arrive({"event": "dtmf", "dtmf": {"digit": "1"}})
         await line.passes(5)
         assert line.sink.reasons == [ended.CARRIER_PROTOCOL]
@@ -500,7 +420,7 @@ async def test_a_backlog_after_a_stall_is_no_flood():
 @on_virtual_time
 async def test_the_start_is_found_behind_other_messages():
     socket = FakeSocket({"event": "connected"}, media(b"x"), "nonsense", START)
-    started = await read_start(socket, twilio.Stream(), 10_000)  # type: ignore[arg-type]
+    started = await read_start(socket, opened(), 10_000)  # type: ignore[arg-type]
     assert started is not None
     assert started.call_id == "CA1"
 
@@ -516,7 +436,7 @@ async def test_media_does_not_extend_the_wait_for_a_start():
 
     talking = asyncio.create_task(talk())
     begun = now_ms()
-    assert await read_start(socket, twilio.Stream(), 10_000) is None  # type: ignore[arg-type]
+    assert await read_start(socket, opened(), 10_000) is None  # type: ignore[arg-type]
     assert now_ms() - begun == 10_000
     talking.cancel()
 
@@ -526,7 +446,7 @@ async def test_media_does_not_extend_the_wait_for_a_start():
 async def test_a_socket_that_floods_before_its_start_is_left(size: int):
     socket = FakeSocket(*["x" * size] * 5000, START)
     begun = now_ms()
-    assert await read_start(socket, twilio.Stream(), 10_000) is None  # type: ignore[arg-type]
+    assert await read_start(socket, opened(), 10_000) is None  # type: ignore[arg-type]
     assert now_ms() == begun
     read = 5001 - socket.arriving.qsize()
     assert read * (size + websocket.MESSAGE_COST_BYTES) <= websocket.MAX_BYTES_BEFORE_START + 61_000
@@ -536,7 +456,7 @@ async def test_a_socket_that_floods_before_its_start_is_left(size: int):
 async def test_a_socket_that_closes_before_its_start_is_left():
     socket = FakeSocket()
     socket.arrive_as(WSMsgType.CLOSE, 1000)
-    assert await read_start(socket, twilio.Stream(), 10_000) is None  # type: ignore[arg-type]
+    assert await read_start(socket, opened(), 10_000) is None  # type: ignore[arg-type]
 
 
 # --- the pacer ------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""What carriers' webhooks and APIs have in common: addresses, signatures, credentials, numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from flowcat_server.carriers._values import MAX_ID_CHARS, parse_object, text
+from flowcat_server.core.carrier import CallStatus, Request, Ringing, Status
+
+_DEFAULT_PORTS = {"https": "443", "wss": "443", "http": "80", "ws": "80"}
+_NETLOC = re.compile(
+    r"(?P<host>\[[^\]]*\]|[^:/?#]*)(?::(?P<port>\d*))?(?P<rest>[/?#].*|$)", re.DOTALL
+)
+CALL_ID = re.compile(rf"[A-Za-z0-9_.:~=@+-]{{1,{MAX_ID_CHARS}}}")
+"""Call ids as carriers make them; nothing that means something in a path, in markup or in a log."""
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+def url_candidates(url: str) -> list[str]:
+    """The URL as given, without its port, and with the default one if it has none.
+
+    Nothing else of it is touched: a signature covers its exact characters.
+    """
+    scheme, separator, rest = url.partition("://")
+    parts = _NETLOC.fullmatch(rest) if separator else None
+    if parts is None or not parts["host"]:
+        return [url]
+    if parts["port"]:
+        return [url, f"{scheme}://{parts['host']}{parts['rest']}"]
+    default = _DEFAULT_PORTS.get(scheme)
+    if default is None:
+        return [url]
+    return [url, f"{scheme}://{parts['host']}:{default}{parts['rest']}"]
+
+
+def wire_bytes(text: str) -> bytes:
+    """The bytes of an address or a header: what was no UTF-8 arrived as surrogates."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def path_part(value: str) -> str:
+    """An id that came over the wire: it must not leave its place in the path."""
+    return quote(value, safe="", errors="replace")
+
+
+def with_plus(number: str) -> str:
+    """A number in E.164, where a carrier leaves out the plus."""
+    return f"+{number}" if E164.fullmatch(f"+{number}") else number
+
+
+def json_fields(request: Request) -> Mapping[str, Any]:
+    """The body's JSON object; of a list, its only object; empty if there is none."""
+    found = parse_object(request.body or b"{}")
+    if isinstance(found, dict):
+        return found
+    wrapped = parse_object(b'{"list":' + request.body + b"}")
+    items = wrapped.get("list") if isinstance(wrapped, dict) else None
+    if isinstance(items, list) and len(items) == 1 and isinstance(items[0], dict):
+        return items[0]
+    return {}
+
+
+def fields_of(request: Request) -> Mapping[str, Any]:
+    """A webhook's fields, whether they come as a form, a query or JSON."""
+    if request.method == "POST" and request.form is None:
+        return json_fields(request)
+    return request.fields
+
+
+def ringing(call_id: object, caller: object, called: object, account: object) -> Ringing | None:
+    """A call, if its id can be used."""
+    name = text(call_id)
+    if not CALL_ID.fullmatch(name):
+        return None
+    return Ringing(name, *(text(value)[:MAX_ID_CHARS] for value in (caller, called, account)))
+
+
+def call_status(
+    call_id: object, value: object, meanings: Mapping[str, Status]
+) -> CallStatus | None:
+    """A call's status by the carrier's word for it."""
+    name = text(call_id)
+    status = meanings.get(text(value).lower())
+    return CallStatus(name, status) if status and CALL_ID.fullmatch(name) else None

@@ -1,0 +1,198 @@
+"""Carriers' calls from the webhook that announces them to their end, whatever the media socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from flowcat_server.calls import Calls, Incoming, Reservation
+from flowcat_server.core import ended
+from flowcat_server.core.carrier import (
+    OVER,
+    CallStatus,
+    Carrier,
+    LiveCall,
+    RestRequest,
+    Ringing,
+    Started,
+)
+from flowcat_server.providers.http import Http
+from flowcat_server.routes import rest
+from flowcat_server.routes.lines import Line
+from flowcat_server.routes.tokens import StreamTokens
+from flowcat_server.session import Session
+from flowcat_server.transports.carrier import CarrierTransport
+
+log = structlog.get_logger()
+
+Key = tuple[str, str]
+"""A carrier, and its id of a call."""
+
+
+@dataclass(slots=True)
+class Expected:
+    """A call that has a place."""
+
+    reservation: Reservation
+    incoming: Incoming
+    account_id: str = ""
+
+
+class CarrierCalls:
+    """Who is expected, and who is there."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        tokens: StreamTokens,
+        http: Http,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Expect nobody yet.
+
+        Args:
+            calls: Where calls are admitted and run.
+            tokens: Mints and checks the media sockets' tokens.
+            http: For requests to the carriers.
+            clock: Seconds since 1970, for requests that are signed.
+        """
+        self._calls = calls
+        self._tokens = tokens
+        self._http = http
+        self._clock = clock
+        self._expected: dict[Key, Expected] = {}
+        self._live: dict[Key, str] = {}
+        """Our ids of the carriers' calls."""
+
+    def expect(self, carrier: Carrier, call: Ringing, run_id: str) -> str:
+        """Keep a place for a call that a verified webhook announced; returns its socket's token.
+
+        Raises:
+            CallRefused: There is no place.
+        """
+        self._forget_unheld()
+        key = carrier.name, call.call_id
+        previous = self._expected.pop(key, None)
+        if previous is not None:
+            previous.reservation.release()  # asked again about the same call: it keeps its place
+        self._expected[key] = self._place(
+            carrier, call.call_id, call.from_number, call.to_number, run_id, call.account_id
+        )
+        log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
+        return self._tokens.mint(carrier.name, call.call_id)
+
+    def claim(
+        self, line: Line, started: Started, token: str, run_id: str, *, vouched: bool
+    ) -> Expected:
+        """The place of the call that a media socket named.
+
+        Args:
+            line: The carrier.
+            started: What the socket said.
+            token: What it brought; it is used up, if it is good.
+            run_id: Of its address.
+            vouched: Its handshake proved who opened it.
+
+        Raises:
+            AuthError: The socket does not prove that the call is its own.
+            CallRefused: Nobody kept a place for it, and there is none.
+        """
+        carrier = line.carrier
+        suffices = vouched and (carrier.handshake_suffices or not line.account.guarded)
+        if token or not suffices:
+            self._tokens.consume(token, carrier.name, started.call_id)
+        expected = self._expected.pop((carrier.name, started.call_id), None)
+        if expected is not None and expected.reservation.held:
+            return expected
+        # A socket that no webhook announced, or one whose webhook another worker answered.
+        return self._place(carrier, started.call_id, started.from_number, started.to_number, run_id)
+
+    def _place(
+        self,
+        carrier: Carrier,
+        call_id: str,
+        caller: str,
+        called: str,
+        run_id: str,
+        account_id: str = "",
+    ) -> Expected:
+        incoming = Incoming(
+            channel=carrier.name,
+            from_number=caller,
+            to_number=called,
+            external_id=call_id,
+            variables=_variables(caller, called, run_id),
+        )
+        return Expected(self._calls.reserve(), incoming, account_id)
+
+    async def run(
+        self, line: Line, transport: CarrierTransport, started: Started, expected: Expected
+    ) -> None:
+        """Run the call to its end."""
+
+        async def before_close(session: Session) -> None:
+            if session.reason in (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED):
+                return
+            request = self._last_request(line, session, started, expected)
+            if request is not None:
+                await rest.send(self._http, request)
+
+        key = line.carrier.name, started.call_id
+        self._live[key], task = self._calls.start(
+            expected.reservation,
+            transport,
+            expected.incoming,
+            work=[("receive", transport.serve), ("send", transport.send_all)],
+            before_hang_up=before_close,
+        )
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._live.pop(key, None)
+
+    def follow(self, carrier: Carrier, told: CallStatus) -> None:
+        """The carrier's own account of a call: it may be over whatever its socket says."""
+        log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
+        if told.status not in OVER:
+            return
+        expected = self._expected.pop((carrier.name, told.call_id), None)
+        if expected is not None:
+            expected.reservation.release()
+        session = self._calls.live.get(self._live.get((carrier.name, told.call_id), ""))
+        if session is not None:
+            session.end(ended.CALLER_HUNG_UP)
+
+    def _last_request(
+        self, line: Line, session: Session, started: Started, expected: Expected
+    ) -> RestRequest | None:
+        """What to ask of the carrier when we end the call; None if closing the socket will do."""
+        carrier, now_s = line.carrier, int(self._clock())
+        call = LiveCall(
+            started.call_id, expected.account_id or started.account_id, session.to_number
+        )
+        if session.transfer is None:
+            return carrier.hang_up(line.account, call, now_s) if carrier.outlives_socket else None
+        request = carrier.transfer(line.account, call, session.transfer.phone, now_s)
+        if request is None:
+            why = f"no credentials in carriers.{carrier.name}"
+            log.warning(
+                "transfer_impossible",
+                carrier=carrier.name,
+                reason=why if carrier.moves_calls else "the carrier cannot",
+            )
+        return request
+
+    def _forget_unheld(self) -> None:
+        gone = [key for key, entry in self._expected.items() if not entry.reservation.held]
+        for key in gone:
+            del self._expected[key]
+
+
+def _variables(caller: str, called: str, run_id: str) -> Mapping[str, Any]:
+    known = {"caller_number": caller, "called_number": called, "run_id": run_id}
+    return {name: value for name, value in known.items() if value}

@@ -1,0 +1,360 @@
+"""A call over a carrier's media socket, whatever the socket is: speech out, events in.
+
+Speech is sent as `Sending` says. Where the carrier buffers, it is sent ahead of the caller's ear,
+followed by marks, and cleared when the caller speaks. Where it does not, it is sent at the pace at
+which it sounds, by one clock for all calls. In both cases what is sent next depends only on how
+far what was sent reaches beyond now, so that a late tick is made up for and none is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+
+import structlog
+
+from flowcat_server.core import ended
+from flowcat_server.core.carrier import (
+    CarrierStream,
+    Digit,
+    Flow,
+    Ignored,
+    MarkPlayed,
+    Message,
+    Refuse,
+    Reply,
+    Started,
+    Stopped,
+)
+from flowcat_server.core.interfaces import CallSink, PlayoutSource
+from flowcat_server.transports.pacer import TICK_MS, Pacer
+
+log = structlog.get_logger()
+
+GATHER_MS = 200
+"""With at least this much sent ahead, there is time to wait for a whole chunk."""
+HURRY_MS = 100
+"""With less than this sent ahead, new speech is sent at once and not on the next tick."""
+MARK_EVERY_MS = 200
+MARK_AFTER_MS = 60
+"""Speech that trickles in is not marked after each morsel, but every so often, and when nothing
+more has come for a moment."""
+REST_MS = 40
+"""A rest too short for the carrier's messages waits this long for more, then silence fills it."""
+MAX_FAULTS = 500
+"""Unreadable messages that a call may send before it is ended."""
+MAX_BURST = 4_000
+MAX_PER_S = 200
+"""Messages that a call may send: a backlog of 80 s of 20 ms frames, and four times real time."""
+MAX_UNSENT = 256
+"""Messages waiting for a slow socket; beyond this the peer is considered gone."""
+CLOSE_TIMEOUT_S = 2.0
+LINGER_S = 1.5
+"""How long a carrier that closes the socket itself is given for it."""
+
+
+class CarrierTransport(ABC):
+    """One call over a carrier's media socket. Owned by whoever runs `serve` and `send_all`."""
+
+    def __init__(self, stream: CarrierStream, started: Started, pacer: Pacer) -> None:
+        """Take over a stream that has started.
+
+        Args:
+            stream: What was said on the socket so far.
+            started: Its first event; its formats are ones we can read.
+            pacer: The clock of all media sockets.
+        """
+        heard, spoken = started.input_format, started.output_format
+        if heard is None or spoken is None:
+            raise ValueError("the stream's format is not known")
+        sending = started.sending
+        self.input_format = heard
+        self.output_format = spoken
+        self.buffers = sending.forgets
+        self.delay_ms = sending.delay_ms
+        self._stream = stream
+        self._pacer = pacer
+        self._sink: CallSink | None = None
+        self._source: PlayoutSource | None = None
+        self._outbox: deque[tuple[Message, bool]] = deque()
+        """What is to be sent, and whether it is speech or about speech: a clear drops that."""
+        self._news: asyncio.Future[None] | None = None
+        self._gone = asyncio.Event()
+        """The carrier has closed."""
+        self._sending = sending
+        self._ahead_ms = sending.ahead_ms
+        self._unit = max(1, sending.unit, spoken.sample_bytes if sending.unit > 1 else 1)
+        self._shaped = sending.unit > 1 or sending.least > 0
+        self._most = max(self._unit, sending.most - sending.most % self._unit)
+        self._chunk = self._whole(spoken.bytes_for(sending.chunk_ms))
+        self._first_chunk = self._whole(spoken.bytes_for(sending.first_ms))
+        self._silence = spoken.silence(TICK_MS) if sending.fills else b""
+        self._silence_byte = spoken.silence(1)[:1]
+        self._talking = False
+        self._marked_ms = -MARK_EVERY_MS
+        self._unmarked_ms: int | None = None
+        """When speech was last sent that has no mark behind it yet."""
+        self._rest = 0
+        self._rest_since_ms = 0
+        """Speech too short to be sent by itself, and since when there has been so much of it."""
+        self._paused = False
+        self._closing = False
+        self._close_code = 1000
+        self._faults = 0
+        self._messages = 0
+
+    # --- what the kind of socket decides ----------------------------------------------------
+
+    @abstractmethod
+    async def serve(self) -> None:
+        """Read the socket until it ends."""
+
+    @abstractmethod
+    async def _write(self, message: Message) -> None:
+        """Send one message; raises `ConnectionError` or `RuntimeError` on a closed socket."""
+
+    @abstractmethod
+    async def _close(self, code: int) -> None:
+        """Close the socket."""
+
+    # --- speech -----------------------------------------------------------------------------
+
+    def attach(self, sink: CallSink, source: PlayoutSource) -> None:
+        self._sink, self._source = sink, source
+        for message in self._stream.accept():
+            self._send(message, speech=False)
+        if self._silence:
+            self._pacer.add(self)
+
+    def wake(self) -> None:
+        source, sink = self._source, self._sink
+        if source is None or sink is None or self._silence:
+            return  # a carrier that is sent something on every tick is sent it on the tick
+        if self._talking and source.lead_ms(sink.now_ms()) >= min(HURRY_MS, self._ahead_ms):
+            return  # the pacer comes in time
+        if self.pump():
+            self._pacer.add(self)
+
+    def pump(self) -> bool:
+        """Send speech up to the lead; called by the pacer while there is any."""
+        source, sink = self._source, self._sink
+        if source is None or sink is None or self._closing:
+            return False
+        if self._paused:
+            return False  # `Flow` wakes it
+        now = sink.now_ms()
+        lead = source.lead_ms(now)
+        spoke = waits = False
+        while (queued := source.queued()) and lead < self._ahead_ms:
+            size = self._chunk if self._talking else self._first_chunk
+            if self._talking and queued < size and lead >= GATHER_MS:
+                break
+            if self._shaped and queued < size and not (size := self._now(queued, now)):
+                waits = True
+                break
+            self._speak(source.pull(now, size))
+            self._talking = spoke = True
+            self._unmarked_ms = now
+            lead = source.lead_ms(now)
+        if self._silence and not spoke and lead < TICK_MS:
+            self._send(self._stream.audio(self._silence), speech=True)
+        if not queued and self._sending.marks:
+            self._mark(source, now)
+        elif not self._sending.marks:
+            self._unmarked_ms = None
+        self._talking = queued > 0 or lead > 0
+        return self._talking or waits or self._unmarked_ms is not None or bool(self._silence)
+
+    def _speak(self, audio: bytes) -> None:
+        """Send audio in messages that the carrier takes."""
+        if self._shaped:
+            self._rest = 0
+            short = max(self._sending.least - len(audio), -len(audio) % self._unit)
+            if short > 0:
+                audio += self._silence_byte * short
+        size = len(audio)
+        if size <= self._most:
+            self._send(self._stream.audio(audio), speech=True)
+            return
+        for start in range(0, size, self._most):
+            self._send(self._stream.audio(audio[start : start + self._most]), speech=True)
+
+    def _whole(self, size: int) -> int:
+        """A size that makes a message, or several."""
+        return max(size - size % self._unit, self._sending.least, self._unit)
+
+    def _now(self, queued: int, now: int) -> int:
+        """How much of what is queued can be sent now: whole messages, or a rest that waited."""
+        whole = queued - queued % self._unit
+        if whole and whole >= self._sending.least:
+            return whole
+        if queued != self._rest:
+            self._rest, self._rest_since_ms = queued, now
+        if now - self._rest_since_ms < REST_MS:
+            return 0
+        return queued
+
+    def _mark(self, source: PlayoutSource, now: int) -> None:
+        """Ask to be told when all that was sent has been played, if it is time to."""
+        if self._unmarked_ms is None:
+            return
+        if now - self._marked_ms >= MARK_EVERY_MS or now - self._unmarked_ms >= MARK_AFTER_MS:
+            mark = source.take_mark()
+            self._unmarked_ms = None
+            self._marked_ms = now
+            if mark is not None and (message := self._stream.mark(mark)) is not None:
+                self._send(message, speech=True)
+
+    def failed(self) -> None:
+        """Sending raised: a fault of ours, which ends this call only."""
+        self._lost(ended.SERVER_ERROR)
+
+    def clear(self) -> None:
+        # What has not left yet must not follow the clear; answers that are owed stay.
+        self._outbox = deque(entry for entry in self._outbox if not entry[1])
+        self._talking = False
+        self._paused = False  # what made the buffer full is forgotten; if it is not, we are told
+        self._rest = 0
+        self._marked_ms = -MARK_EVERY_MS
+        self._unmarked_ms = None
+        if not self._silence:
+            self._pacer.remove(self)
+        if self._gone.is_set():
+            return
+        message = self._stream.clear()
+        if message is not None:
+            self._send(message, speech=False)
+
+    # --- the end ----------------------------------------------------------------------------
+
+    async def wait_connected(self) -> None:
+        """The socket is open already."""
+        return
+
+    async def hang_up(self, reason: str) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._pacer.remove(self)
+        self._wake_sender()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S + 0.5):
+                await self._say_goodbye(reason)
+                await self._close(self._close_code)
+        except TimeoutError:
+            log.warning("carrier_close_timeout")
+
+    async def _say_goodbye(self, reason: str) -> None:
+        try:
+            await self._write_owed()
+            if self._gone.is_set():
+                return
+            for message in self._stream.end(reason):
+                await self._write(message)
+            if self._sending.lingers:
+                async with asyncio.timeout(LINGER_S):
+                    await self._gone.wait()
+                await self._write_owed()
+        except (ConnectionError, RuntimeError, TimeoutError):
+            pass  # it is gone, or will not go: it is closed all the same
+
+    async def _write_owed(self) -> None:
+        """Write what the protocol demands of what is queued, and forget the speech."""
+        owed = [message for message, speech in self._outbox if not speech]
+        self._outbox.clear()
+        for message in owed:
+            await self._write(message)
+
+    async def send_all(self) -> None:
+        """Write what `pump` and `clear` queued, in order, until the socket is closing."""
+        while not self._closing:
+            if not self._outbox:
+                self._news = asyncio.get_running_loop().create_future()
+                try:
+                    await self._news
+                finally:
+                    self._news = None
+                continue
+            try:
+                await self._write(self._outbox.popleft()[0])
+            except (ConnectionError, RuntimeError):  # aiohttp raises both on a closed socket
+                self._lost(ended.CARRIER_CLOSED)
+                return
+
+    # --- what comes in ----------------------------------------------------------------------
+
+    def _received(self, data: str | bytes, *, binary: bool) -> bool:
+        """Take one message; False: the stream is over."""
+        self._messages += 1
+        if not self._messages % 256 and self._floods():
+            self._lost(ended.CARRIER_PROTOCOL)
+            return False
+        sink = self._sink
+        if sink is None:
+            return True
+        fed = self._stream.feed(data, binary)
+        if type(fed) is bytes:
+            sink.receive_audio(fed)
+            return True
+        return self._take(sink, fed)
+
+    def _take(self, sink: CallSink, fed: object) -> bool:
+        match fed:
+            case MarkPlayed(name):
+                sink.receive_mark(name)
+            case Digit(digit):
+                sink.receive_digit(digit)
+            case Flow(paused):
+                self._paused = paused
+                if not paused:
+                    self._talking = False
+                    self.wake()
+            case Reply(message, event):
+                self._send(message, speech=False)
+                return event is None or self._take(sink, event)
+            case Stopped():
+                self._gone.set()
+                self._lost(ended.CALLER_HUNG_UP)
+                return False
+            case Refuse(reason, code):
+                log.warning("carrier_refused", reason=reason)
+                self._close_code = code
+                self._lost(ended.CARRIER_PROTOCOL)
+                return False
+            case Ignored(reason, fault=True):
+                return self._forgive(reason)
+            case _:
+                pass
+        return True
+
+    def _forgive(self, reason: str) -> bool:
+        self._faults += 1
+        if self._faults == 1:
+            log.warning("carrier_message_ignored", reason=reason)
+        if self._faults <= MAX_FAULTS:
+            return True
+        self._lost(ended.CARRIER_PROTOCOL)
+        return False
+
+    def _floods(self) -> bool:
+        sink = self._sink
+        if sink is None or self._messages < MAX_BURST + sink.now_ms() * MAX_PER_S // 1000:
+            return False
+        log.warning("carrier_flood", messages=self._messages)
+        return True
+
+    def _send(self, message: Message, *, speech: bool) -> None:
+        if len(self._outbox) >= MAX_UNSENT:
+            self._lost(ended.CARRIER_CLOSED)
+            return
+        self._outbox.append((message, speech))
+        self._wake_sender()
+
+    def _wake_sender(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    def _lost(self, reason: str) -> None:
+        if self._sink is not None:
+            self._sink.lost(reason)

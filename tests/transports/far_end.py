@@ -1,0 +1,108 @@
+"""A socket and a session in memory, on virtual time, for tests of what is sent when."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiohttp import WSMessage, WSMsgType
+
+from flowcat_server.core.playout import Playout
+from tests import virtual
+
+
+def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        virtual.run(test(*args, **kwargs))
+
+    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return wrapper
+
+
+def now_ms() -> int:
+    return round(asyncio.get_running_loop().time() * 1000)
+
+
+class FakeSocket:
+    """The server's end of a WebSocket: a script of what arrives, a record of what leaves."""
+
+    def __init__(self, *arriving: object) -> None:
+        self.arriving: asyncio.Queue[WSMessage] = asyncio.Queue()
+        self.sent: list[tuple[int, dict[str, Any]]] = []
+        self.binary: list[tuple[int, bytes]] = []
+        self.close_code: int | None = None
+        self.closed_at: int | None = None
+        self.blocked: asyncio.Event | None = None
+        """While set and not `is_set`, nothing can be written."""
+        self.broken: Exception | None = None
+        self.close_takes_s = 0.0
+        for each in arriving:
+            self.arrive(each)
+
+    def arrive(self, data: object, kind: WSMsgType = WSMsgType.TEXT) -> None:
+        text = data if isinstance(data, str | bytes) else json.dumps(data)
+        body = text.encode() if isinstance(text, str) else text
+        self.arriving.put_nowait(WSMessage(kind, body, None))
+
+    def arrive_as(self, kind: WSMsgType, data: object = None) -> None:
+        self.arriving.put_nowait(WSMessage(kind, data, None))
+
+    async def receive(self) -> WSMessage:
+        return await self.arriving.get()
+
+    async def send_str(self, text: str) -> None:
+        if self.broken is not None:
+            raise self.broken
+        if self.blocked is not None:
+            await self.blocked.wait()
+        self.sent.append((now_ms(), json.loads(text)))
+
+    async def send_bytes(self, data: bytes) -> None:
+        if self.broken is not None:
+            raise self.broken
+        if self.blocked is not None:
+            await self.blocked.wait()
+        self.binary.append((now_ms(), data))
+
+    async def close(self, *, code: int = 1000) -> bool:
+        self.close_code = code
+        await asyncio.sleep(self.close_takes_s)
+        self.closed_at = now_ms()
+        return True
+
+
+class Sink:
+    """The session, as the transport sees it."""
+
+    def __init__(self) -> None:
+        self.began = now_ms()
+        self.audio: list[bytes] = []
+        self.digits: list[str] = []
+        self.marks: list[str] = []
+        self.reasons: list[str] = []
+        self.playout: Playout | None = None
+
+    def now_ms(self) -> int:
+        return now_ms() - self.began
+
+    def receive_audio(self, payload: bytes) -> None:
+        self.audio.append(payload)
+
+    def receive_digit(self, digit: str) -> None:
+        self.digits.append(digit)
+
+    def receive_text(self, text: str) -> None:
+        raise AssertionError
+
+    def receive_mark(self, name: str) -> None:
+        self.marks.append(name)
+        if self.playout is not None:
+            self.playout.acknowledge(name, self.now_ms())
+
+    def lost(self, reason: str) -> None:
+        self.reasons.append(reason)

@@ -104,9 +104,7 @@ class Running:
             command += [f"--{name}", str(value)]
         command += [*subject.load(Path(self._directory.name)), *more]
         limit = calls / ramp + subject.settle_s + seconds + MARGIN_S
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=True)
         return read(json.loads(done.stdout))
 
 

@@ -17,7 +17,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from flowcat_server.core.audio import AudioFormat, decode
+from flowcat_server.core.audio import AudioFormat, decode, rms
 
 STEP_MS = 20
 """Resolution."""
@@ -63,8 +63,9 @@ class Echo:
         self._came: list[tuple[int, bytes]] = []
         """Put aside: when it sounds or ended, and the audio."""
         self._played: dict[int, int] = {}
-        self._peaks: dict[int, int] = {}
-        """By step, the loudest that can be returning then."""
+        """By step, in order: the level that was sent."""
+        self._last = -1
+        """The last step at which it can be returning."""
         self._heard: dict[int, int] = {}
         self._losses: deque[tuple[int, float]] = deque(maxlen=LATEST)
         """By step, sent to heard."""
@@ -87,11 +88,8 @@ class Echo:
         """Of what was played, nothing sounds after `at_ms`."""
         self._look()
         last = at_ms // STEP_MS
-        kept = {step: level for step, level in self._played.items() if step <= last}
-        self._played.clear()
-        self._peaks.clear()
-        for step, level in kept.items():
-            self._enter(step, [level])
+        self._played = {step: level for step, level in self._played.items() if step <= last}
+        self._last = max(self._played, default=-LATEST_STEPS) + LATEST_STEPS - 1
 
     def explains(self, from_ms: int, to_ms: int, text: str = "") -> bool:
         """Whether what was heard in this time is the agent's own sound.
@@ -104,11 +102,12 @@ class Echo:
         first = from_ms // STEP_MS + 1
         loss = LEAST_LOSS if text and self.repeats(text) else self._loss(first)
         loud = explained = 0
-        for step in range(first, to_ms // STEP_MS + 1):
+        end = to_ms // STEP_MS + 1
+        for step, peak in zip(range(first, end), self._peaks(first, end), strict=True):
             level = self._heard.get(step, 0)
             if level > FLOOR:
                 loud += 1
-                explained += level * loss <= self._peaks.get(step, 0)
+                explained += level * loss <= peak
         return explained >= EXPLAINED * loud
 
     def repeats(self, text: str) -> bool:
@@ -137,31 +136,36 @@ class Echo:
             levels = _levels(decode(payload, self._audio.encoding), self._samples)
             self._enter(at_ms // STEP_MS, levels)
         came, self._came = self._came, []
-        peaks = self._peaks
-        if not peaks or not came:
+        if self._last < 0 or not came:
             return
-        if came[0][0] // STEP_MS > max(peaks):
+        steps = [at_ms // STEP_MS for at_ms, _ in came]
+        first, last = min(steps), min(max(steps), self._last)
+        if first > last:
             self._heard.clear()  # the agent has been silent for a while
             return
-        for (at_ms, _), level in zip(came, _frame_levels([pcm for _, pcm in came]), strict=True):
-            step = at_ms // STEP_MS
-            peak = peaks.get(step)
-            if peak is not None:
-                self._heard[step] = level
+        first = max(first, last - MEMORY)
+        peaks = self._peaks(first, last + 1)
+        heard, learn = self._heard, self._losses.append
+        for step, (_, pcm) in zip(steps, came, strict=True):
+            peak = peaks[step - first] if first <= step <= last else -1
+            if peak >= 0:
+                heard[step] = level = rms(pcm)
                 if peak > LOUD:
-                    self._losses.append((step, peak / max(level, 1)))
-        for levels_of in (self._played, peaks, self._heard):
+                    learn((step, peak / max(level, 1)))
+        for levels_of in (self._played, heard):
             while len(levels_of) > MEMORY:
                 del levels_of[next(iter(levels_of))]
 
     def _enter(self, first: int, levels: list[int]) -> None:
         """Steps of what is played; each can be returning for a while."""
-        peaks = self._peaks
-        for step, level in enumerate(levels, first):
-            self._played[step] = level
-            for later in range(step, step + LATEST_STEPS):
-                if peaks.get(later, -1) < level:
-                    peaks[later] = level
+        self._played.update(zip(range(first, first + len(levels)), levels, strict=True))
+        self._last = max(self._last, first + len(levels) + LATEST_STEPS - 2)
+
+    def _peaks(self, first: int, end: int) -> list[int]:
+        """The loudest that can be returning at each step; -1: nothing can."""
+        played = self._played
+        known = [played.get(step, -1) for step in range(first - LATEST_STEPS + 1, end)]
+        return [max(known[at : at + LATEST_STEPS]) for at in range(end - first)]
 
 
 def _levels(pcm: bytes, samples: int) -> list[int]:
@@ -170,16 +174,10 @@ def _levels(pcm: bytes, samples: int) -> list[int]:
     rest = -len(values) % samples
     if rest:
         values = np.concatenate((values, np.zeros(rest, np.float32)))
-    found: list[int] = np.sqrt((values.reshape(-1, samples) ** 2).mean(axis=1)).astype(int).tolist()
+    rows = values.reshape(-1, samples)
+    power = np.einsum("ij,ij->i", rows, rows)
+    found: list[int] = np.sqrt(power / samples).astype(int).tolist()
     return found
-
-
-def _frame_levels(frames: list[bytes]) -> list[int]:
-    """The root mean square of each frame of PCM16; nearly always all are of one length."""
-    size = len(frames[0])
-    if size and all(map(size.__eq__, map(len, frames))):
-        return _levels(b"".join(frames), size // 2)
-    return [_levels(frame, len(frame) // 2)[0] if frame else 0 for frame in frames]
 
 
 def _joined(sent: list[tuple[int, bytes]], audio: AudioFormat) -> list[tuple[int, bytes]]:

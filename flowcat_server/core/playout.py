@@ -204,33 +204,32 @@ class Playout:
         """Up to `size` bytes to be sent now; they count as sent."""
         if not self._queued or size <= 0 or self._held:
             return b""
-        timeline = self._timeline
+        timeline, queue, sent = self._timeline, self._queue, self._sent
         start_ms = timeline.start_ms(now_ms)
-        chunks: list[bytes] = []
+        audio = b""
         wanted = size
-        while wanted and self._queue:
-            reply, piece, payload = self._queue[0]
+        while wanted and queue:
+            reply, piece, payload = queue[0]
             offset = self._offset
-            chunk = (
-                payload[offset : offset + wanted] if offset or len(payload) > wanted else payload
-            )
+            whole = len(payload) - offset <= wanted
+            chunk = payload[offset:] if whole else payload[offset : offset + wanted]
             taken = len(chunk)
-            if offset + taken == len(payload):
-                self._queue.popleft()
+            if whole:
+                queue.popleft()
                 self._offset = 0
             else:
                 self._offset = offset + taken
             wanted -= taken
-            chunks.append(chunk)
-            timeline.enter(reply, piece, piece.sent_bytes, taken, now_ms)
-            self._sent.append((reply, piece, piece.sent_bytes, chunk))
-            piece.sent_bytes += taken
+            audio = audio + chunk if audio else chunk
+            begins = piece.sent_bytes
+            timeline.enter(reply, piece, begins, taken, now_ms)
+            sent.append((reply, piece, begins, chunk))
+            piece.sent_bytes = begins + taken
             reply.queued_bytes -= taken
-            self._queued -= taken
             if reply.first_sent_ms is None:
                 reply.first_sent_ms = now_ms
                 reply.source = "estimate" if timeline.marks else "paced"
-        audio = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._queued -= len(audio)
         self._sent_bytes += len(audio)
         self._amid = True
         if self._sent_bytes > self._most_sent_bytes:

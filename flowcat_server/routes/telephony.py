@@ -32,8 +32,9 @@ from flowcat_server.routes.peers import (
 )
 from flowcat_server.routes.tokens import Once, StreamTokens
 from flowcat_server.session import Session
+from flowcat_server.transports.media_socket import MediaSocket
 from flowcat_server.transports.pacer import Pacer
-from flowcat_server.transports.websocket import WebSocketTransport, media_socket, read_start
+from flowcat_server.transports.websocket import WebSocketTransport, read_start
 
 log = structlog.get_logger()
 
@@ -186,7 +187,7 @@ class TwilioDoor:
         """Authenticate the socket, find its call and run it to its end."""
         run_id = _run_id(request)
         vouched = self._verify_handshake(request)
-        socket = media_socket()
+        socket = MediaSocket()
         stream = twilio.Stream()
         with self._waits("" if vouched else client_address(request, self._trusted)):
             await socket.prepare(request)
@@ -257,7 +258,7 @@ class TwilioDoor:
 
     async def _run(
         self,
-        socket: web.WebSocketResponse,
+        socket: MediaSocket,
         stream: twilio.Stream,
         started: Started,
         expected: _Expected,
@@ -276,7 +277,7 @@ class TwilioDoor:
             expected.reservation,
             transport,
             expected.incoming,
-            work=[("receive", transport.serve), ("send", transport.send_all)],
+            work=[("receive", transport.serve)],
             before_hang_up=before_close,
         )
         await asyncio.wait([task])

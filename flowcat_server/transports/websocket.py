@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import WebSocketError, WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType
 
 from flowcat_server.core import ended
 from flowcat_server.core.audio import AudioFormat
@@ -19,11 +22,14 @@ from flowcat_server.core.carrier import (
     Stopped,
 )
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
+from flowcat_server.transports.media_socket import CLOSE_TIMEOUT_S, MediaSocket, Take
 from flowcat_server.transports.pacer import Pacer
+
+if TYPE_CHECKING:
+    from aiohttp import WSMessage
 
 log = structlog.get_logger()
 
-MAX_MESSAGE_BYTES = 64 * 1024
 FIRST_CHUNK_MS = 40
 """The first message of a reply is small, so that it leaves at once."""
 CHUNK_MS = 100
@@ -45,27 +51,15 @@ MAX_FAULTS = 500
 MAX_BURST = 4_000
 MAX_PER_S = 200
 """Messages that a call may send: a backlog of 80 s of 20 ms frames, and four times real time."""
+MAX_UNSENT_BYTES = 16 * 1024
+"""With more than this on its way into the network, messages wait here, where they can be taken
+back."""
 MAX_UNSENT = 256
 """Messages waiting for a slow socket; beyond this the peer is considered gone."""
 MAX_BYTES_BEFORE_START = 256 * 1024
 """What a socket may send before it has said which call it is; 10 s of audio is 140 kB."""
 MESSAGE_COST_BYTES = 64
 """What any message counts for, however short."""
-CLOSE_TIMEOUT_S = 2.0
-
-
-def media_socket() -> web.WebSocketResponse:
-    """The server's end of a carrier's media socket, not yet prepared.
-
-    Text arrives as bytes, unchecked: whoever reads the JSON checks it. Compression is not
-    negotiated, so a compressed frame is an error, and so is a long one.
-    """
-    return web.WebSocketResponse(
-        compress=False,
-        decode_text=False,
-        max_msg_size=MAX_MESSAGE_BYTES,
-        timeout=CLOSE_TIMEOUT_S,
-    )
 
 
 class WebSocketTransport:
@@ -76,7 +70,7 @@ class WebSocketTransport:
 
     def __init__(
         self,
-        socket: web.WebSocketResponse,
+        socket: MediaSocket,
         stream: CarrierStream,
         audio: AudioFormat,
         pacer: Pacer,
@@ -89,14 +83,17 @@ class WebSocketTransport:
         self._sink: CallSink | None = None
         self._source: PlayoutSource | None = None
         self._outbox: deque[str] = deque()
-        self._news: asyncio.Future[None] | None = None
         self._chunk = audio.bytes_for(CHUNK_MS)
         self._first_chunk = audio.bytes_for(FIRST_CHUNK_MS)
         self._talking = False
+        self._due_ms = 0
+        """Before this time of the call there is nothing for the pacer to do."""
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms: int | None = None
         """When speech was last sent that has no mark behind it yet."""
         self._closing = False
+        self._over = False
+        """The far end is gone, or nothing it says is heard any more."""
         self._faults = 0
         self._messages = 0
 
@@ -107,41 +104,61 @@ class WebSocketTransport:
         source, sink = self._source, self._sink
         if source is None or sink is None:
             return
-        if self._talking and source.lead_ms(sink.now_ms()) >= HURRY_MS:
-            return  # the pacer comes in time
-        if self.pump():
+        now = sink.now_ms()
+        lead = source.lead_ms(now)
+        if self._talking and lead >= HURRY_MS:
+            self._due_ms = 0  # the pacer comes in time
+        elif self._pump(source, now, lead):
             self._pacer.add(self)
 
     def pump(self) -> bool:
         """Send speech up to the lead; called by the pacer while there is any."""
         source, sink = self._source, self._sink
-        if source is None or sink is None or self._closing:
+        if source is None or sink is None:
             return False
         now = sink.now_ms()
-        lead = source.lead_ms(now)
-        while (queued := source.queued()) and lead < LEAD_MS:
+        if now < self._due_ms and not self._outbox:
+            return True
+        return self._pump(source, now, source.lead_ms(now))
+
+    def _pump(self, source: PlayoutSource, now: int, lead: int) -> bool:
+        if self._closing or self._over:
+            return False
+        if self._outbox:
+            self._send_waiting()
+        queued = source.queued()
+        enough = LEAD_MS
+        while queued and lead < LEAD_MS:
             size = self._chunk if self._talking else self._first_chunk
             if self._talking and queued < size and lead >= GATHER_MS:
+                enough = GATHER_MS
                 break
             self._send(self._stream.audio(source.pull(now, size)))
             self._talking = True
             self._unmarked_ms = now
-            lead = source.lead_ms(now)
-        if not queued:
-            self._mark(source, now)
+            queued, lead = source.queued(), source.lead_ms(now)
         self._talking = queued > 0 or lead > 0
-        return self._talking or self._unmarked_ms is not None
+        if queued:
+            self._due_ms = now + lead - enough + 1
+            return True
+        if self._unmarked_ms is not None:
+            self._mark(source, self._unmarked_ms, now)
+        elif self._talking:
+            self._due_ms = now + lead
+        return self._talking or self._unmarked_ms is not None or bool(self._outbox)
 
-    def _mark(self, source: PlayoutSource, now: int) -> None:
+    def _mark(self, source: PlayoutSource, sent_ms: int, now: int) -> None:
         """Ask to be told when all that was sent has been played, if it is time to."""
-        if self._unmarked_ms is None:
+        due = min(self._marked_ms + MARK_EVERY_MS, sent_ms + MARK_AFTER_MS)
+        if now < due:
+            self._due_ms = due
             return
-        if now - self._marked_ms >= MARK_EVERY_MS or now - self._unmarked_ms >= MARK_AFTER_MS:
-            mark = source.take_mark()
-            self._unmarked_ms = None
-            self._marked_ms = now
-            if mark is not None:
-                self._send(self._stream.mark(mark))
+        self._due_ms = 0
+        self._unmarked_ms = None
+        self._marked_ms = now
+        mark = source.take_mark()
+        if mark is not None:
+            self._send(self._stream.mark(mark))
 
     def failed(self) -> None:
         """Sending raised: a fault of ours, which ends this call only."""
@@ -151,6 +168,7 @@ class WebSocketTransport:
         # What has not left yet must not follow the clear.
         self._outbox.clear()
         self._talking = False
+        self._due_ms = 0
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms = None
         self._pacer.remove(self)
@@ -163,7 +181,6 @@ class WebSocketTransport:
         del reason
         self._closing = True
         self._pacer.remove(self)
-        self._wake_sender()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S + 0.5):
                 await self._socket.close()
@@ -171,41 +188,31 @@ class WebSocketTransport:
             log.warning("carrier_close_timeout")
 
     async def serve(self) -> None:
-        """Read the socket until it ends; run by the request's own task, beside `send_all`."""
-        receive = self._socket.receive
+        """Read the socket until it ends; run by the request's own task."""
+        socket = self._socket
+        # The connection calls outside of any task: logs are to name the call all the same.
+        context = contextvars.copy_context()
+        take: Take = partial(context.run, self._take)  # type: ignore[call-arg]
+        diverted = False
         while True:
-            message = await receive()
+            diverted = diverted or socket.divert(take)
+            message = await socket.receive()
             if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
-                self._messages += 1
-                if not self._messages % 256 and self._floods():
-                    self._lost(ended.CARRIER_PROTOCOL)
+                self._take(message.data)
+                if self._over:
                     return
-                if not self._take(message.data):
-                    return
-            elif message.type is WSMsgType.CLOSE:
-                self._lost(ended.CALLER_HUNG_UP)
-                return
             else:
-                # The connection broke, or the peer broke the protocol (RFC 6455 section 7.1.7).
-                broke = isinstance(message.data, WebSocketError)
-                self._lost(ended.CARRIER_PROTOCOL if broke else ended.CARRIER_CLOSED)
+                self._ended(message)
                 return
 
-    async def send_all(self) -> None:
-        """Write what `pump` and `clear` queued, in order, until the socket is closing."""
-        while not self._closing:
-            if not self._outbox:
-                self._news = asyncio.get_running_loop().create_future()
-                try:
-                    await self._news
-                finally:
-                    self._news = None
-                continue
-            try:
-                await self._socket.send_str(self._outbox.popleft())
-            except (ConnectionError, RuntimeError):  # aiohttp raises both on a closed socket
-                self._lost(ended.CARRIER_CLOSED)
-                return
+    def _ended(self, message: WSMessage) -> None:
+        """The socket has come to its end, by a close, a break or a fault."""
+        if message.type is WSMsgType.CLOSE:
+            self._lost(ended.CALLER_HUNG_UP)
+        elif isinstance(message.data, WebSocketError):  # RFC 6455 section 7.1.7
+            self._lost(ended.CARRIER_PROTOCOL)
+        else:
+            self._lost(ended.CARRIER_CLOSED)
 
     def _floods(self) -> bool:
         sink = self._sink
@@ -214,14 +221,19 @@ class WebSocketTransport:
         log.warning("carrier_flood", messages=self._messages)
         return True
 
-    def _take(self, data: str | bytes) -> bool:
+    def _take(self, data: str | bytes) -> None:
+        """One message of the carrier's."""
         sink = self._sink
-        if sink is None:
-            return True
+        if sink is None or self._over:
+            return
+        self._messages += 1
+        if not self._messages % 256 and self._floods():
+            self._lost(ended.CARRIER_PROTOCOL)
+            return
         fed = self._stream.feed(data)
         if type(fed) is bytes:
             sink.receive_audio(fed)
-            return True
+            return
         match fed:
             case MarkPlayed(name):
                 sink.receive_mark(name)
@@ -229,37 +241,42 @@ class WebSocketTransport:
                 sink.receive_digit(digit)
             case Stopped():
                 self._lost(ended.CALLER_HUNG_UP)
-                return False
             case Ignored(reason, fault=True):
                 self._faults += 1
                 if self._faults == 1:
                     log.warning("carrier_message_ignored", reason=reason)
                 if self._faults > MAX_FAULTS:
                     self._lost(ended.CARRIER_PROTOCOL)
-                    return False
             case _:
                 pass
-        return True
 
     def _send(self, message: str) -> None:
-        if len(self._outbox) >= MAX_UNSENT:
-            self._lost(ended.CARRIER_CLOSED)
+        if self._outbox or self._socket.unsent() > MAX_UNSENT_BYTES:
+            if len(self._outbox) >= MAX_UNSENT:
+                self._lost(ended.CARRIER_CLOSED)
+                return
+            self._outbox.append(message)
+            self._pacer.add(self)
             return
-        self._outbox.append(message)
-        self._wake_sender()
+        try:
+            self._socket.post(message)
+        except ConnectionError:
+            self._lost(ended.CARRIER_CLOSED)
 
-    def _wake_sender(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    def _send_waiting(self) -> None:
+        """What the socket had no room for, as far as it has now."""
+        waiting, self._outbox = self._outbox, deque()
+        while waiting and self._socket.unsent() <= MAX_UNSENT_BYTES:
+            self._send(waiting.popleft())
+        self._outbox = waiting
 
     def _lost(self, reason: str) -> None:
-        if self._sink is not None:
+        if not self._over and self._sink is not None:
+            self._over = True
             self._sink.lost(reason)
 
 
-async def read_start(
-    socket: web.WebSocketResponse, stream: CarrierStream, timeout_ms: int
-) -> Started | None:
+async def read_start(socket: MediaSocket, stream: CarrierStream, timeout_ms: int) -> Started | None:
     """Wait for the stream's start message; None if it does not come in time or the peer leaves.
 
     Media and other messages before it are dropped; they do not extend the wait, and are limited.

@@ -5,7 +5,8 @@ is heard while the agent sounds is taken for its echo as long as it is never lou
 just was, less what the way through the room takes. How much that is, is learned from every frame
 in which the agent sounded; at first the least is assumed.
 
-Frames are only put aside; they are looked at many at a time, or when somebody asks.
+Of each frame only the level is kept; what it says is looked at many at a time, or when somebody
+asks.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections import deque
 from collections.abc import Callable
 from difflib import SequenceMatcher
 
-import numpy as np
-
 from flowcat_server.core.audio import AudioFormat, decode, rms
 
 STEP_MS = 20
 """Resolution."""
+PCM_BYTES = 2
+"""Of one sample."""
 BATCH = 25
-"""Frames that are looked at together."""
+"""Frames that are looked at together, and after the agent's last one are waited for."""
 MEMORY = 200
 """Steps that are kept."""
 LEAST_LOSS = 4.0
@@ -56,12 +57,11 @@ class Echo:
             audio: The format of what is played.
             said: The words that the agent has been saying.
         """
-        self._audio = audio
+        self._encoding = audio.encoding
         self._said = said
-        self._samples = audio.sample_rate * STEP_MS // 1000
-        self._sent: list[tuple[int, bytes]] = []
-        self._came: list[tuple[int, bytes]] = []
-        """Put aside: when it sounds or ended, and the audio."""
+        self._step_bytes = audio.sample_rate * STEP_MS // 1000 * PCM_BYTES
+        self._came: list[tuple[int, int]] = []
+        """By step, levels that have not been looked at."""
         self._played: dict[int, int] = {}
         """By step, in order: the level that was sent."""
         self._last = -1
@@ -72,17 +72,28 @@ class Echo:
 
     def played(self, at_ms: int, payload: bytes) -> None:
         """The agent's audio will sound from `at_ms` on."""
-        sent = self._sent
-        sent.append((at_ms, payload))
-        if len(sent) >= BATCH:
-            self._look()
+        pcm, size = decode(payload, self._encoding), self._step_bytes
+        step = at_ms // STEP_MS
+        played = self._played
+        for start in range(0, len(pcm), size):
+            level = rms(pcm[start : start + size])
+            played[step] = max(level, played.get(step, 0))
+            step += 1
+        while len(played) > MEMORY:
+            del played[next(iter(played))]
+        self._last = max(self._last, step + LATEST_STEPS - 2)
 
     def heard(self, at_ms: int, pcm: bytes) -> None:
         """The next of the caller's side, PCM16 that ends at `at_ms`."""
-        came = self._came
-        came.append((at_ms, pcm))
-        if len(came) >= BATCH:
+        step = at_ms // STEP_MS
+        if step <= self._last:
+            came = self._came
+            came.append((step, rms(pcm)))
+            if len(came) >= BATCH:
+                self._look()
+        elif self._heard and step > self._last + BATCH:
             self._look()
+            self._heard.clear()  # the agent has been silent for a while
 
     def cleared(self, at_ms: int) -> None:
         """Of what was played, nothing sounds after `at_ms`."""
@@ -130,65 +141,26 @@ class Echo:
         return max(LEAST_LOSS, known[len(known) // 20] / MARGIN)
 
     def _look(self) -> None:
-        """Take the levels of what was put aside."""
-        sent, self._sent = self._sent, []
-        for at_ms, payload in _joined(sent, self._audio):
-            levels = _levels(decode(payload, self._audio.encoding), self._samples)
-            self._enter(at_ms // STEP_MS, levels)
+        """Learn from what was put aside."""
         came, self._came = self._came, []
-        if self._last < 0 or not came:
+        if not came:
             return
-        steps = [at_ms // STEP_MS for at_ms, _ in came]
-        first, last = min(steps), min(max(steps), self._last)
-        if first > last:
-            self._heard.clear()  # the agent has been silent for a while
-            return
-        first = max(first, last - MEMORY)
+        # What was cut off meanwhile returns no more.
+        last = min(self._last, max(step for step, _ in came))
+        first = max(min(step for step, _ in came), last - MEMORY)
         peaks = self._peaks(first, last + 1)
         heard, learn = self._heard, self._losses.append
-        for step, (_, pcm) in zip(steps, came, strict=True):
+        for step, level in came:
             peak = peaks[step - first] if first <= step <= last else -1
             if peak >= 0:
-                heard[step] = level = rms(pcm)
+                heard[step] = level
                 if peak > LOUD:
                     learn((step, peak / max(level, 1)))
-        for levels_of in (self._played, heard):
-            while len(levels_of) > MEMORY:
-                del levels_of[next(iter(levels_of))]
-
-    def _enter(self, first: int, levels: list[int]) -> None:
-        """Steps of what is played; each can be returning for a while."""
-        self._played.update(zip(range(first, first + len(levels)), levels, strict=True))
-        self._last = max(self._last, first + len(levels) + LATEST_STEPS - 2)
+        while len(heard) > MEMORY:
+            del heard[next(iter(heard))]
 
     def _peaks(self, first: int, end: int) -> list[int]:
         """The loudest that can be returning at each step; -1: nothing can."""
         played = self._played
         known = [played.get(step, -1) for step in range(first - LATEST_STEPS + 1, end)]
         return [max(known[at : at + LATEST_STEPS]) for at in range(end - first)]
-
-
-def _levels(pcm: bytes, samples: int) -> list[int]:
-    """The root mean square of every `samples` samples of PCM16; a rest counts as a whole one."""
-    values = np.frombuffer(pcm, "<i2").astype(np.float32)
-    rest = -len(values) % samples
-    if rest:
-        values = np.concatenate((values, np.zeros(rest, np.float32)))
-    rows = values.reshape(-1, samples)
-    power = np.einsum("ij,ij->i", rows, rows)
-    found: list[int] = np.sqrt(power / samples).astype(int).tolist()
-    return found
-
-
-def _joined(sent: list[tuple[int, bytes]], audio: AudioFormat) -> list[tuple[int, bytes]]:
-    """Stretches of audio that sound without a gap, each as one piece."""
-    runs: list[tuple[int, list[bytes], int]] = []
-    bytes_per_s = audio.sample_rate * audio.sample_bytes
-    for at_ms, payload in sent:
-        if runs and abs(at_ms - runs[-1][0] - runs[-1][2] * 1000 // bytes_per_s) <= 1:
-            start_ms, parts, size = runs[-1]
-            parts.append(payload)
-            runs[-1] = (start_ms, parts, size + len(payload))
-        else:
-            runs.append((at_ms, [payload], len(payload)))
-    return [(at_ms, b"".join(parts)) for at_ms, parts, _ in runs]

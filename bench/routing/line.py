@@ -1,4 +1,4 @@
-"""A real call without a network: carrier's messages in, carrier's messages out, on a clock of ours."""
+"""A real call without a network: a carrier's messages in and out, on virtual time."""
 
 from __future__ import annotations
 
@@ -52,18 +52,6 @@ class Counter:
         pass
 
 
-class Clock:
-    """Moves the time that a session sees, without letting the loop run."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._real, self._loop = loop.time, loop
-        self.offset = 0.0
-        self._start = loop.time()
-
-    def time(self) -> float:
-        return self._start + self.offset
-
-
 class Line:
     """One call and how to give it a frame."""
 
@@ -76,7 +64,7 @@ class Line:
 async def line(
     *, echo: bool = True, yaml: str = "", recorder: Recorder | None = None
 ) -> AsyncIterator[Line]:
-    """A call that has begun; `asyncio`'s loop must be one whose ``time`` can be replaced."""
+    """A call that has begun, on a loop of `tests.virtual`."""
     chosen = await parts(loaded(ECHO.read_text(encoding="utf-8") + yaml))
     stream, socket = twilio.Stream(), Counter()
     stream.feed(START)

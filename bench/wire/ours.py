@@ -2,10 +2,10 @@
 
     python -m bench.wire.ours run agent.yaml --bind 127.0.0.1:6210
 
-Everything else is the real server: door, session, the cascade with all its stages, ledger, pacing,
-marks. A frame passes recording (if it is on), turn-taking with voice detection and the level meter of
-echo detection, and the inbox of the transcriber; what is said back passes transcription, reply, idle
-and dead-air watch, speech, and play.
+Everything else is the real server: door, session, the cascade with all its stages, ledger,
+pacing, marks. A frame passes recording (if it is on), turn-taking with voice detection and the
+level meter of echo detection, and the inbox of the transcriber; what is said back passes
+transcription, reply, idle and dead-air watch, speech, and play.
 """
 
 from __future__ import annotations

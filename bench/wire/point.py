@@ -63,6 +63,12 @@ class Point:
         return not self.faults
 
     @property
+    def hopeless(self) -> bool:
+        """Whether no disturbance explains it: half of the frames were too late."""
+        spread = self.answer or self.latency
+        return not self.held and (spread is None or spread.p50 > LATEST_MS)
+
+    @property
     def noisy(self) -> bool:
         """Whether the generator was late itself, so that the point does not count."""
         own = self.own_lateness
@@ -75,7 +81,7 @@ class Point:
 
     @property
     def us_per_frame(self) -> float:
-        """The server's processor time for each frame of a caller, all it does in between included."""
+        """The server's processor time for each frame of a caller, all that it does included."""
         return self.cpu_s * 1e6 / self.frames if self.frames else 0.0
 
 
@@ -97,10 +103,8 @@ def read(result: Mapping[str, Any]) -> Point:
 
 
 def _faults(result: Mapping[str, Any]) -> list[str]:
-    found = []
-    for name in ("refused", "closed", "doubled", "unreadable", "incomplete"):
-        if result[name]:
-            found.append(f"{result[name]} {name}")
+    counted = ("refused", "closed", "doubled", "unreadable", "incomplete")
+    found = [f"{result[name]} {name}" for name in counted if result[name]]
     if result["refusal"]:
         found.append(result["refusal"])
     if result["aborted"]:

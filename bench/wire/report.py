@@ -10,8 +10,9 @@ import aiohttp
 
 from bench.turns.report import machine
 from bench.wire import venv
-from bench.wire.point import Point
+from bench.wire.point import NOISE_MS, Point
 
+NOISY = " \\*"
 BEGIN, END = "<!-- measured: wire -->", "<!-- end of measured: wire -->"
 
 
@@ -63,8 +64,9 @@ def _capacity(results: list[Measured]) -> str:
             continue
         spread = best.answer or best.latency
         late = f"{spread.p50:.2f} / {spread.p99:.1f} / {spread.max:.0f}" if spread else ""
+        calls = f"{best.calls}{NOISY if best.noisy else ''}"
         rows.append(
-            f"| {result.title} | {best.calls} | {share} | {late} | {best.us_per_frame:.0f} | "
+            f"| {result.title} | {calls} | {share} | {late} | {best.us_per_frame:.0f} | "
             f"{best.core:.0%} |"
         )
     return "\n".join(rows)
@@ -94,16 +96,21 @@ def _where(results: list[Measured], arguments: argparse.Namespace) -> str:
     versions = [f"aiohttp {aiohttp.__version__}"]
     if any(result.name.startswith("pipecat") for result in results):
         versions.append(f"pipecat {venv.version(venv.pipecat(), 'pipecat-ai')}")
+    noisy = any(result.best is not None and result.best.noisy for result in results)
+    note = (
+        f"\n\n\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99): the machine "
+        "was not quiet, and these figures are provisional."
+    )
     nice = f", niceness {arguments.nice}" if arguments.nice else ""
     return (
         f"{machine()}; {', '.join(versions)}; points of {arguments.seconds} s, server on core 0, "
-        f"generator on core 1{nice}."
+        f"generator on core 1{nice}.{note if noisy else ''}"
     )
 
 
-def write(file: Path, text: str) -> None:
+def write(file: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put the table between the marks of a page."""
     old = file.read_text(encoding="utf-8")
-    before, rest = old.split(BEGIN)
-    after = rest.split(END)[1]
-    file.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    before, rest = old.split(begin)
+    after = rest.split(end)[1]
+    file.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -19,6 +19,10 @@ class Result(Protocol):
     def held(self) -> bool:
         """Whether the calls were held."""
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether there is no use in trying again."""
+
 
 def most(measure: Callable[[int], Result], start: int, limit: int) -> Iterator[tuple[int, Result]]:
     """Measure at one number of calls after another; the largest held one is the answer.
@@ -34,7 +38,7 @@ def most(measure: Callable[[int], Result], start: int, limit: int) -> Iterator[t
         result = measure(calls)
         yield calls, result
         for _ in range(TRIES - 1):
-            if result.held:
+            if result.held or result.hopeless:
                 break
             result = measure(calls)
             yield calls, result

@@ -18,8 +18,8 @@ TURN_MS = 6080
 """Of callers who ask: every so often. Multiples of 160 ms end with a frame and with a chunk of the
 voice detector, so that its grid adds nothing to the answer."""
 PROVIDERS_MS = 320 + 100 + 265
-"""In `agent.yaml`, from the caller's last sound to the answer's first: the silence that ends a turn, the
-model's first token, the voice's first word."""
+"""In `agent.yaml`, from the caller's last sound to the answer's first: the silence that ends a
+turn, the model's first token, the voice's first word."""
 ANSWER_BYTES = 28_320
 """Of the answer in `agent.yaml`: each word as long as its letters and a gap, 60 ms a letter."""
 

@@ -29,8 +29,8 @@ MOST_CALLS = 5000
 _WHAT = """\
 Calls a server of yours over Twilio's media wire, each call with a frame every 20 ms, and says
 whether it held them: 99 of 100 frames within 20 ms, nothing lost. Of an echo (topology.mode: echo)
-each frame is accounted for; of an agent's speech, how late it comes for a listener without a buffer.
-Exit code 0: held; 1: not. Webhooks are signed with TWILIO_AUTH_TOKEN if that is set."""
+each frame is accounted for; of an agent's speech, how late it comes for a listener without a
+buffer. Exit code 0: held; 1: not. Webhooks are signed with TWILIO_AUTH_TOKEN if that is set."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

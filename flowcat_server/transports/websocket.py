@@ -211,6 +211,9 @@ class WebSocketTransport:
             self._lost(ended.CALLER_HUNG_UP)
         elif isinstance(message.data, WebSocketError):  # RFC 6455 section 7.1.7
             self._lost(ended.CARRIER_PROTOCOL)
+        elif isinstance(message.data, Exception) and not isinstance(message.data, OSError):
+            log.error("carrier_message_failed", exc_info=message.data)
+            self._lost(ended.SERVER_ERROR)
         else:
             self._lost(ended.CARRIER_CLOSED)
 

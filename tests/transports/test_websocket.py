@@ -431,10 +431,11 @@ async def test_audio_and_keys_arrive_in_order_to_the_byte():
         (WSMsgType.CLOSED, None, ended.CARRIER_CLOSED),
         (WSMsgType.CLOSING, None, ended.CARRIER_CLOSED),
         (WSMsgType.ERROR, ConnectionResetError(), ended.CARRIER_CLOSED),
+        (WSMsgType.ERROR, ValueError("ours"), ended.SERVER_ERROR),
         (WSMsgType.ERROR, WebSocketError(1009, "too big"), ended.CARRIER_PROTOCOL),
         (WSMsgType.ERROR, WebSocketError(1002, "compressed"), ended.CARRIER_PROTOCOL),
     ],
-    ids=["stop", "close", "eof", "closing", "reset", "too-big", "violation"],
+    ids=["stop", "close", "eof", "closing", "reset", "fault", "too-big", "violation"],
 )
 @on_virtual_time
 async def test_every_end_of_the_socket_has_its_reason(kind: WSMsgType, data: object, reason: str):

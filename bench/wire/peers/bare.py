@@ -1,4 +1,4 @@
-"""The least that a Python server can do on this wire: aiohttp, and the payload sent back as it came.
+"""The least that a Python server can do on this wire: aiohttp, and payloads sent back as they came.
 
     python -m bench.wire.peers.bare PORT
 

@@ -2,10 +2,10 @@
 
     python pipecat_twilio.py PORT [lean]
 
-Run by an environment of its own (`bench.wire.venv`). Between its transport's two ends stand four stages
-that pass frames on and one that says the caller's audio back: with both ends that makes seven. As it
-comes, or `lean`: without turn tracking, the RTVI protocol and inserted silence. Both at 8 kHz, so that
-nothing is resampled, with output in pieces of 20 ms and logging off.
+Run by an environment of its own (`bench.wire.venv`). Between its transport's two ends stand four
+stages that pass frames on and one that says the caller's audio back: with both ends that makes
+seven. As it comes, or `lean`: without turn tracking, the RTVI protocol and inserted silence. Both
+at 8 kHz, so that nothing is resampled, with output in pieces of 20 ms and logging off.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """One caller on Twilio's media wire, and what is measured. Pure: messages in, messages out.
 
-Each frame of silence carries its number in the quietest values of mu-law, in a few samples that no
-voice detector hears. A server that says the caller's audio back (``topology.mode: echo``) is known by
-them, and each frame is then accounted for, however it is cut on the way. Of an agent's speech it is
-measured how long it let the caller wait, and whether a listener without a buffer hears it break off.
-All times are seconds of one clock.
+Each frame of silence carries its number in the quietest values of mu-law, in a few samples that
+no voice detector hears. A server that says the caller's audio back (``topology.mode: echo``) is
+known by them, and each frame is then accounted for, however it is cut on the way. Of an agent's
+speech it is measured how long it let the caller wait, and whether a listener without a buffer
+hears it break off. All times are seconds of one clock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def tag(number: int) -> bytes:
     """A frame of near silence that carries a number."""
     digits = [number >> 4 * place & 15 for place in range(_DIGITS - 1, -1, -1)]
     check = sum(place * digit for place, digit in enumerate(digits, 1)) % 15
-    marked = _MAGIC + bytes(0xF0 | digit for digit in (*digits, check))
+    marked = _MAGIC + bytes(0xFF - digit for digit in (*digits, check))
     return marked + SILENCE[_TAG:]
 
 
@@ -45,7 +45,7 @@ def tagged(frame: bytes) -> int | None:
         return None
     number = 0
     for value in frame[len(_MAGIC) : _TAG - 1]:
-        number = number << 4 | value & 15
+        number = number << 4 | 0xFF - value & 15
     return number if tag(number)[:_TAG] == frame[:_TAG] else None
 
 

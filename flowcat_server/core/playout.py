@@ -267,6 +267,10 @@ class Playout:
             reply.heard = [piece.text if piece.audio_bytes else "" for piece in reply.pieces]
             self._timeline.remove(reply)
             self._settle(reply)
+        if done and not self._open:  # nothing is left that could be held
+            self._sent.clear()
+            self._sent_bytes = self._most_sent_bytes = 0
+            self._amid = False
         return done
 
     def settles_at_ms(self, now_ms: int) -> int | None:

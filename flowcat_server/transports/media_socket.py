@@ -134,8 +134,8 @@ def _diverts() -> bool:
         tap.take = taken.append
         _parser(tap).feed_data(b"\x81\x82mask" + bytes(a ^ b for a, b in zip(b"{}", b"ma")))  # noqa: B905
         known = tap.empty and hasattr(RequestHandler, "_payload_parser")
-    except Exception:  # noqa: BLE001 - whatever it is, the public way remains
-        return False
+    except (AttributeError, TypeError, ValueError):
+        return False  # the public way remains
     return known and hasattr(web.WebSocketResponse, "_post_start") and taken == [b"{}"]
 
 

@@ -6,14 +6,15 @@ just was, less what the way through the room takes. How much that is, is learned
 in which the agent sounded; at first the least is assumed.
 
 Of each frame only the level is kept; what it says is looked at many at a time, or when somebody
-asks.
+asks. All this is done in few steps: it is done for every frame of every call.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 
 from flowcat_server.core.audio import AudioFormat, decode, rms
@@ -24,6 +25,8 @@ PCM_BYTES = 2
 """Of one sample."""
 BATCH = 25
 """Frames that are looked at together, and after the agent's last one are waited for."""
+SENT_BATCH = 8
+"""Messages of the agent's whose levels are taken together: few, for they are kept until then."""
 MEMORY = 200
 """Steps that are kept."""
 LEAST_LOSS = 4.0
@@ -47,6 +50,54 @@ WORDS_ALIKE = 0.65
 _WORD = re.compile(r"[\w']+")
 
 
+class _Levels:
+    """The levels of the last `MEMORY` steps."""
+
+    __slots__ = ("_ring", "end")
+
+    def __init__(self) -> None:
+        self._ring: array[int] | None = None
+        """Made when there is something to keep; -1: nothing was entered for this step."""
+        self.end = 0
+        """Behind the newest step."""
+
+    def enter(self, levels: Iterable[tuple[int, int]]) -> None:
+        """Levels by step; of two for one step the louder."""
+        ring = self._ring
+        if ring is None:
+            ring = self._ring = array("i", [-1]) * MEMORY
+        end = self.end
+        for step, level in levels:
+            if step >= end:
+                for skipped in range(max(end, step - MEMORY + 1), step):
+                    ring[skipped % MEMORY] = -1
+                ring[step % MEMORY] = level
+                end = step + 1
+            elif step >= end - MEMORY and level > ring[step % MEMORY]:
+                ring[step % MEMORY] = level
+        self.end = end
+
+    def between(self, first: int, end: int) -> list[int]:
+        """The levels of some steps; -1 where one is not known."""
+        ring, newest = self._ring, self.end
+        if ring is None:
+            return [-1] * max(0, end - first)
+        oldest = newest - MEMORY
+        return [ring[s % MEMORY] if oldest <= s < newest else -1 for s in range(first, end)]
+
+    def cut(self, last: int) -> None:
+        """Forget what is behind a step."""
+        if self._ring is not None and last + 1 < self.end:
+            for step in range(max(last + 1, self.end - MEMORY), self.end):
+                self._ring[step % MEMORY] = -1
+            self.end = max(0, last + 1)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._ring = None
+        self.end = 0
+
+
 class Echo:
     """What was sent and what is heard, 20 ms by 20 ms. Pure; times are the call's clock."""
 
@@ -59,29 +110,28 @@ class Echo:
         """
         self._encoding = audio.encoding
         self._said = said
-        self._step_bytes = audio.sample_rate * STEP_MS // 1000 * PCM_BYTES
+        self._step_bytes = audio.bytes_for(STEP_MS)
+        self._pcm_bytes = self._step_bytes // audio.sample_bytes * PCM_BYTES
+        self._sent: list[tuple[int, bytes]] = []
+        """By first step, audio whose levels are not known yet."""
         self._came: list[tuple[int, int]] = []
         """By step, levels that have not been looked at."""
-        self._played: dict[int, int] = {}
-        """By step, in order: the level that was sent."""
+        self._played = _Levels()
+        """What was sent."""
         self._last = -1
         """The last step at which it can be returning."""
-        self._heard: dict[int, int] = {}
+        self._heard = _Levels()
         self._losses: deque[tuple[int, float]] = deque(maxlen=LATEST)
         """By step, sent to heard."""
 
     def played(self, at_ms: int, payload: bytes) -> None:
         """The agent's audio will sound from `at_ms` on."""
-        pcm, size = decode(payload, self._encoding), self._step_bytes
-        step = at_ms // STEP_MS
-        played = self._played
-        for start in range(0, len(pcm), size):
-            level = rms(pcm[start : start + size])
-            played[step] = max(level, played.get(step, 0))
-            step += 1
-        while len(played) > MEMORY:
-            del played[next(iter(played))]
-        self._last = max(self._last, step + LATEST_STEPS - 2)
+        sent = self._sent
+        sent.append((at_ms // STEP_MS, payload))
+        steps = -(-len(payload) // self._step_bytes)
+        self._last = max(self._last, at_ms // STEP_MS + steps + LATEST_STEPS - 2)
+        if len(sent) >= SENT_BATCH:
+            self._meter()
 
     def heard(self, at_ms: int, pcm: bytes) -> None:
         """The next of the caller's side, PCM16 that ends at `at_ms`."""
@@ -91,7 +141,7 @@ class Echo:
             came.append((step, rms(pcm)))
             if len(came) >= BATCH:
                 self._look()
-        elif self._heard and step > self._last + BATCH:
+        elif self._heard.end and step > self._last + BATCH:
             self._look()
             self._heard.clear()  # the agent has been silent for a while
 
@@ -99,8 +149,8 @@ class Echo:
         """Of what was played, nothing sounds after `at_ms`."""
         self._look()
         last = at_ms // STEP_MS
-        self._played = {step: level for step, level in self._played.items() if step <= last}
-        self._last = max(self._played, default=-LATEST_STEPS) + LATEST_STEPS - 1
+        self._played.cut(last)
+        self._last = min(self._last, last + LATEST_STEPS - 1)
 
     def explains(self, from_ms: int, to_ms: int, text: str = "") -> bool:
         """Whether what was heard in this time is the agent's own sound.
@@ -108,14 +158,14 @@ class Echo:
         A transcript that repeats the agent's words counts for it, up to the least loss.
         """
         self._look()
-        if not self._heard:
+        if not self._heard.end:
             return False
         first = from_ms // STEP_MS + 1
         loss = LEAST_LOSS if text and self.repeats(text) else self._loss(first)
         loud = explained = 0
         end = to_ms // STEP_MS + 1
-        for step, peak in zip(range(first, end), self._peaks(first, end), strict=True):
-            level = self._heard.get(step, 0)
+        heard = self._heard.between(first, end)
+        for level, peak in zip(heard, self._peaks(first, end), strict=True):
             if level > FLOOR:
                 loud += 1
                 explained += level * loss <= peak
@@ -140,27 +190,41 @@ class Echo:
         # The loudest returns of a while; a caller who spoke through them only raises the guess.
         return max(LEAST_LOSS, known[len(known) // 20] / MARGIN)
 
+    def _meter(self) -> None:
+        """Take the levels of what was sent."""
+        sent, self._sent = self._sent, []
+        if not sent:
+            return
+        pcm = decode(b"".join([payload for _, payload in sent]), self._encoding)
+        size, scale = self._pcm_bytes, self._pcm_bytes // self._step_bytes
+        levels, start = [], 0
+        for first, payload in sent:
+            end = start + len(payload) * scale
+            for step, at in enumerate(range(start, end, size), first):
+                levels.append((step, rms(pcm[at : min(at + size, end)])))
+            start = end
+        self._played.enter(levels)
+
     def _look(self) -> None:
         """Learn from what was put aside."""
+        self._meter()
         came, self._came = self._came, []
         if not came:
             return
         # What was cut off meanwhile returns no more.
-        last = min(self._last, max(step for step, _ in came))
-        first = max(min(step for step, _ in came), last - MEMORY)
+        steps = [step for step, _ in came]
+        last = min(self._last, max(steps))
+        first = max(min(steps), last - MEMORY)
         peaks = self._peaks(first, last + 1)
-        heard, learn = self._heard, self._losses.append
-        for step, level in came:
-            peak = peaks[step - first] if first <= step <= last else -1
-            if peak >= 0:
-                heard[step] = level
-                if peak > LOUD:
-                    learn((step, peak / max(level, 1)))
-        while len(heard) > MEMORY:
-            del heard[next(iter(heard))]
+        known = [
+            (step, level, peak)
+            for step, level in came
+            if first <= step <= last and (peak := peaks[step - first]) >= 0
+        ]
+        self._heard.enter([(step, level) for step, level, _ in known])
+        self._losses.extend([(step, p / max(level, 1)) for step, level, p in known if p > LOUD])
 
     def _peaks(self, first: int, end: int) -> list[int]:
         """The loudest that can be returning at each step; -1: nothing can."""
-        played = self._played
-        known = [played.get(step, -1) for step in range(first - LATEST_STEPS + 1, end)]
+        known = self._played.between(first - LATEST_STEPS + 1, end)
         return [max(known[at : at + LATEST_STEPS]) for at in range(end - first)]

@@ -77,7 +77,7 @@ class Timeline:
     def start_ms(self, now_ms: int) -> int:
         """When audio that is sent now begins to sound. To be asked before `enter`."""
         self._sent_at_ms = now_ms
-        start_ms = self.end_ms
+        start_ms = self._run_start_ms + self._run_bytes * 1000 // self._bytes_per_s
         if now_ms + self.delay_ms > start_ms:
             self._run_start_ms, self._run_bytes = now_ms + self.delay_ms, 0
             return self._run_start_ms

@@ -40,7 +40,7 @@ GATHER_MS = 200
 """With at least this much sent ahead, there is time to wait for a whole chunk."""
 HURRY_MS = 100
 """With less than this sent ahead, new speech is sent at once and not on the next tick."""
-MARK_EVERY_MS = 200
+MARK_EVERY_MS = 500
 MARK_AFTER_MS = 60
 """Speech that trickles in is not marked after each morsel, but every so often, and when nothing
 more has come for a moment."""

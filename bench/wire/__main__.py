@@ -51,9 +51,10 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
     if arguments.write:
-        report.write(arguments.write, text)
         image = arguments.write.parent / "images" / "benchmark-wire.svg"
         image.write_text(plot.capacity(results), encoding="utf-8")
+        picture = f"![{plot.TITLE}](images/{image.name})"
+        report.write(arguments.write, f"{picture}\n\n{text}")
     return 0
 
 

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 
 from bench.wire.report import Measured
 
+TITLE = "Calls held on one core"
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 860, 330, 80, 22, 12, 54
 OURS, OTHER, FLOOR = "#2f6fde", "#9aa4b2", "#c9d1db"
 
@@ -18,9 +19,9 @@ def capacity(results: list[Measured]) -> str:
     shapes = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
         'font-family="system-ui, sans-serif" font-size="13">',
-        "<title>Calls held on one core</title>",
+        f"<title>{TITLE}</title>",
         "<style>text{fill:#222}@media(prefers-color-scheme:dark){text{fill:#ddd}}</style>",
-        '<text x="12" y="22" font-size="15" font-weight="600">Calls held on one core</text>',
+        f'<text x="12" y="22" font-size="15" font-weight="600">{TITLE}</text>',
         '<text x="12" y="40" font-size="12">Twilio media wire, 50 frames a second each way; '
         "p99 within 20 ms, nothing lost</text>",
     ]

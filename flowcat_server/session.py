@@ -72,6 +72,43 @@ class Line(Protocol):
 class Session:
     """One call."""
 
+    # So many attributes do not fit into what instances share: each call would have a dictionary.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_anchor",
+        "_before_hang_up",
+        "_build",
+        "_bytes_per_s",
+        "_children",
+        "_context",
+        "_epoch",
+        "_last_media_ms",
+        "_late_since",
+        "_least_late",
+        "_line",
+        "_loop",
+        "_max_call_ms",
+        "_media_timeout_ms",
+        "_on_provider_error",
+        "_over",
+        "_owned",
+        "_position_bytes",
+        "_running",
+        "_subscribers",
+        "_timers",
+        "agent_name",
+        "channel",
+        "detail",
+        "frames_in",
+        "from_number",
+        "id",
+        "reason",
+        "to_number",
+        "transfer",
+        "transport",
+    )
+
     def __init__(
         self,
         call_id: str,

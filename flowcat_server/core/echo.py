@@ -101,6 +101,19 @@ class _Levels:
 class Echo:
     """What was sent and what is heard, 20 ms by 20 ms. Pure; times are the call's clock."""
 
+    __slots__ = (
+        "_came",
+        "_encoding",
+        "_heard",
+        "_last",
+        "_losses",
+        "_pcm_bytes",
+        "_played",
+        "_said",
+        "_sent",
+        "_step_bytes",
+    )
+
     def __init__(self, audio: AudioFormat, said: Callable[[], str]) -> None:
         """Create it.
 

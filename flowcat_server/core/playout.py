@@ -55,6 +55,23 @@ class _Sent:
 class Playout:
     """The audio that waits to be sent, and the ledger of what became of it. Pure."""
 
+    __slots__ = (
+        "_amid",
+        "_held",
+        "_most_sent_bytes",
+        "_ms_per_char",
+        "_offset",
+        "_open",
+        "_queue",
+        "_queued",
+        "_replies",
+        "_sent",
+        "_sent_bytes",
+        "_taps",
+        "_timeline",
+        "audio",
+    )
+
     def __init__(
         self,
         audio: AudioFormat,

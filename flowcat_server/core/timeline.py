@@ -41,6 +41,23 @@ class _Span:
 class Timeline:
     """The audio under way to the caller's ear. Pure."""
 
+    __slots__ = (
+        "_answers_marks",
+        "_bytes_per_s",
+        "_mark_count",
+        "_mark_wait_ms",
+        "_marked_bytes",
+        "_marks",
+        "_run_bytes",
+        "_run_start_ms",
+        "_sample_bytes",
+        "_sent_at_ms",
+        "_sent_bytes",
+        "_spans",
+        "delay_ms",
+        "marks",
+    )
+
     def __init__(self, audio: AudioFormat, *, delay_ms: int, marks: bool) -> None:
         """Create an empty timeline.
 

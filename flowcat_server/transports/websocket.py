@@ -65,6 +65,27 @@ MESSAGE_COST_BYTES = 64
 class WebSocketTransport:
     """One call over a carrier's media socket. Owned by the request handler that runs `serve`."""
 
+    __slots__ = (
+        "_chunk",
+        "_closing",
+        "_due_ms",
+        "_faults",
+        "_first_chunk",
+        "_marked_ms",
+        "_messages",
+        "_outbox",
+        "_over",
+        "_pacer",
+        "_sink",
+        "_socket",
+        "_source",
+        "_stream",
+        "_talking",
+        "_unmarked_ms",
+        "input_format",
+        "output_format",
+    )
+
     buffers = True
     delay_ms = CARRIER_DELAY_MS
 

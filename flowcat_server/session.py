@@ -72,6 +72,43 @@ class Line(Protocol):
 class Session:
     """One call."""
 
+    # So many attributes do not fit into what instances share: each call would have a dictionary.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_anchor",
+        "_before_hang_up",
+        "_build",
+        "_bytes_per_s",
+        "_children",
+        "_context",
+        "_epoch",
+        "_last_media_ms",
+        "_late_since",
+        "_least_late",
+        "_line",
+        "_loop",
+        "_max_call_ms",
+        "_media_timeout_ms",
+        "_on_provider_error",
+        "_over",
+        "_owned",
+        "_position_bytes",
+        "_running",
+        "_subscribers",
+        "_timers",
+        "agent_name",
+        "channel",
+        "detail",
+        "frames_in",
+        "from_number",
+        "id",
+        "reason",
+        "to_number",
+        "transfer",
+        "transport",
+    )
+
     def __init__(
         self,
         call_id: str,
@@ -220,9 +257,16 @@ class Session:
 
     def receive_audio(self, payload: bytes) -> None:
         """The next piece of the caller's audio."""
-        if self._line is not None and self.reason is None:
-            self.frames_in += 1
-            self.protect(self._line.entry, AudioIn(payload, self._stamp(len(payload))))
+        line = self._line
+        if line is None or self.reason is not None:
+            return
+        self.frames_in += 1
+        try:  # `protect`, without a call for every frame
+            line.entry(AudioIn(payload, self._stamp(len(payload))))
+        except ProviderError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
+            self._failed("receive_audio", error)
 
     def receive_digit(self, digit: str) -> None:
         """A DTMF key."""

@@ -5,24 +5,28 @@ is heard while the agent sounds is taken for its echo as long as it is never lou
 just was, less what the way through the room takes. How much that is, is learned from every frame
 in which the agent sounded; at first the least is assumed.
 
-Frames are only put aside; they are looked at many at a time, or when somebody asks.
+Of each frame only the level is kept; what it says is looked at many at a time, or when somebody
+asks. All this is done in few steps: it is done for every frame of every call.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 
-import numpy as np
-
-from flowcat_server.core.audio import AudioFormat, decode
+from flowcat_server.core.audio import AudioFormat, decode, rms
 
 STEP_MS = 20
 """Resolution."""
+PCM_BYTES = 2
+"""Of one sample."""
 BATCH = 25
-"""Frames that are looked at together."""
+"""Frames that are looked at together, and after the agent's last one are waited for."""
+SENT_BATCH = 8
+"""Messages of the agent's whose levels are taken together: few, for they are kept until then."""
 MEMORY = 200
 """Steps that are kept."""
 LEAST_LOSS = 4.0
@@ -47,8 +51,69 @@ _WORD = re.compile(r"[\w']+")
 _BETWEEN = " \t\n.,;:!?\u2026-\u2013\u2014"
 
 
+class _Levels:
+    """The levels of the last `MEMORY` steps."""
+
+    __slots__ = ("_ring", "end")
+
+    def __init__(self) -> None:
+        self._ring: array[int] | None = None
+        """Made when there is something to keep; -1: nothing was entered for this step."""
+        self.end = 0
+        """Behind the newest step."""
+
+    def enter(self, levels: Iterable[tuple[int, int]]) -> None:
+        """Levels by step; of two for one step the louder."""
+        ring = self._ring
+        if ring is None:
+            ring = self._ring = array("i", [-1]) * MEMORY
+        end = self.end
+        for step, level in levels:
+            if step >= end:
+                for skipped in range(max(end, step - MEMORY + 1), step):
+                    ring[skipped % MEMORY] = -1
+                ring[step % MEMORY] = level
+                end = step + 1
+            elif step >= end - MEMORY and level > ring[step % MEMORY]:
+                ring[step % MEMORY] = level
+        self.end = end
+
+    def between(self, first: int, end: int) -> list[int]:
+        """The levels of some steps; -1 where one is not known."""
+        ring, newest = self._ring, self.end
+        if ring is None:
+            return [-1] * max(0, end - first)
+        oldest = newest - MEMORY
+        return [ring[s % MEMORY] if oldest <= s < newest else -1 for s in range(first, end)]
+
+    def cut(self, last: int) -> None:
+        """Forget what is behind a step."""
+        if self._ring is not None and last + 1 < self.end:
+            for step in range(max(last + 1, self.end - MEMORY), self.end):
+                self._ring[step % MEMORY] = -1
+            self.end = max(0, last + 1)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._ring = None
+        self.end = 0
+
+
 class Echo:
     """What was sent and what is heard, 20 ms by 20 ms. Pure; times are the call's clock."""
+
+    __slots__ = (
+        "_came",
+        "_encoding",
+        "_heard",
+        "_last",
+        "_losses",
+        "_pcm_bytes",
+        "_played",
+        "_said",
+        "_sent",
+        "_step_bytes",
+    )
 
     def __init__(self, audio: AudioFormat, said: Callable[[], str]) -> None:
         """Create it.
@@ -57,42 +122,49 @@ class Echo:
             audio: The format of what is played.
             said: The words that the agent has been saying.
         """
-        self._audio = audio
+        self._encoding = audio.encoding
         self._said = said
-        self._samples = audio.sample_rate * STEP_MS // 1000
+        self._step_bytes = audio.bytes_for(STEP_MS)
+        self._pcm_bytes = self._step_bytes // audio.sample_bytes * PCM_BYTES
         self._sent: list[tuple[int, bytes]] = []
-        self._came: list[tuple[int, bytes]] = []
-        """Put aside: when it sounds or ended, and the audio."""
-        self._played: dict[int, int] = {}
-        self._peaks: dict[int, int] = {}
-        """By step, the loudest that can be returning then."""
-        self._heard: dict[int, int] = {}
+        """By first step, audio whose levels are not known yet."""
+        self._came: list[tuple[int, int]] = []
+        """By step, levels that have not been looked at."""
+        self._played = _Levels()
+        """What was sent."""
+        self._last = -1
+        """The last step at which it can be returning."""
+        self._heard = _Levels()
         self._losses: deque[tuple[int, float]] = deque(maxlen=LATEST)
         """By step, sent to heard."""
 
     def played(self, at_ms: int, payload: bytes) -> None:
         """The agent's audio will sound from `at_ms` on."""
         sent = self._sent
-        sent.append((at_ms, payload))
-        if len(sent) >= BATCH:
-            self._look()
+        sent.append((at_ms // STEP_MS, payload))
+        steps = -(-len(payload) // self._step_bytes)
+        self._last = max(self._last, at_ms // STEP_MS + steps + LATEST_STEPS - 2)
+        if len(sent) >= SENT_BATCH:
+            self._meter()
 
     def heard(self, at_ms: int, pcm: bytes) -> None:
         """The next of the caller's side, PCM16 that ends at `at_ms`."""
-        came = self._came
-        came.append((at_ms, pcm))
-        if len(came) >= BATCH:
+        step = at_ms // STEP_MS
+        if step <= self._last:
+            came = self._came
+            came.append((step, rms(pcm)))
+            if len(came) >= BATCH:
+                self._look()
+        elif self._heard.end and step > self._last + BATCH:
             self._look()
+            self._heard.clear()  # the agent has been silent for a while
 
     def cleared(self, at_ms: int) -> None:
         """Of what was played, nothing sounds after `at_ms`."""
         self._look()
         last = at_ms // STEP_MS
-        kept = {step: level for step, level in self._played.items() if step <= last}
-        self._played.clear()
-        self._peaks.clear()
-        for step, level in kept.items():
-            self._enter(step, [level])
+        self._played.cut(last)
+        self._last = min(self._last, last + LATEST_STEPS - 1)
 
     def explains(self, from_ms: int, to_ms: int, text: str = "") -> bool:
         """Whether what was heard in this time is the agent's own sound.
@@ -100,16 +172,17 @@ class Echo:
         A transcript that repeats the agent's words counts for it, up to the least loss.
         """
         self._look()
-        if not self._heard:
+        if not self._heard.end:
             return False
         first = from_ms // STEP_MS + 1
         loss = LEAST_LOSS if text and self.repeats(text) else self._loss(first)
         loud = explained = 0
-        for step in range(first, to_ms // STEP_MS + 1):
-            level = self._heard.get(step, 0)
+        end = to_ms // STEP_MS + 1
+        heard = self._heard.between(first, end)
+        for level, peak in zip(heard, self._peaks(first, end), strict=True):
             if level > FLOOR:
                 loud += 1
-                explained += level * loss <= self._peaks.get(step, 0)
+                explained += level * loss <= peak
         return explained >= EXPLAINED * loud
 
     def repeats(self, text: str) -> bool:
@@ -152,67 +225,41 @@ class Echo:
         # The loudest returns of a while; a caller who spoke through them only raises the guess.
         return max(LEAST_LOSS, known[len(known) // 20] / MARGIN)
 
-    def _look(self) -> None:
-        """Take the levels of what was put aside."""
+    def _meter(self) -> None:
+        """Take the levels of what was sent."""
         sent, self._sent = self._sent, []
-        for at_ms, payload in _joined(sent, self._audio):
-            levels = _levels(decode(payload, self._audio.encoding), self._samples)
-            self._enter(at_ms // STEP_MS, levels)
+        if not sent:
+            return
+        pcm = decode(b"".join([payload for _, payload in sent]), self._encoding)
+        size, scale = self._pcm_bytes, self._pcm_bytes // self._step_bytes
+        levels, start = [], 0
+        for first, payload in sent:
+            end = start + len(payload) * scale
+            for step, at in enumerate(range(start, end, size), first):
+                levels.append((step, rms(pcm[at : min(at + size, end)])))
+            start = end
+        self._played.enter(levels)
+
+    def _look(self) -> None:
+        """Learn from what was put aside."""
+        self._meter()
         came, self._came = self._came, []
-        peaks = self._peaks
-        if not peaks or not came:
+        if not came:
             return
-        if came[0][0] // STEP_MS > max(peaks):
-            self._heard.clear()  # the agent has been silent for a while
-            return
-        for (at_ms, _), level in zip(came, _frame_levels([pcm for _, pcm in came]), strict=True):
-            step = at_ms // STEP_MS
-            peak = peaks.get(step)
-            if peak is not None:
-                self._heard[step] = level
-                if peak > LOUD:
-                    self._losses.append((step, peak / max(level, 1)))
-        for levels_of in (self._played, peaks, self._heard):
-            while len(levels_of) > MEMORY:
-                del levels_of[next(iter(levels_of))]
+        # What was cut off meanwhile returns no more.
+        steps = [step for step, _ in came]
+        last = min(self._last, max(steps))
+        first = max(min(steps), last - MEMORY)
+        peaks = self._peaks(first, last + 1)
+        known = [
+            (step, level, peak)
+            for step, level in came
+            if first <= step <= last and (peak := peaks[step - first]) >= 0
+        ]
+        self._heard.enter([(step, level) for step, level, _ in known])
+        self._losses.extend([(step, p / max(level, 1)) for step, level, p in known if p > LOUD])
 
-    def _enter(self, first: int, levels: list[int]) -> None:
-        """Steps of what is played; each can be returning for a while."""
-        peaks = self._peaks
-        for step, level in enumerate(levels, first):
-            self._played[step] = level
-            for later in range(step, step + LATEST_STEPS):
-                if peaks.get(later, -1) < level:
-                    peaks[later] = level
-
-
-def _levels(pcm: bytes, samples: int) -> list[int]:
-    """The root mean square of every `samples` samples of PCM16; a rest counts as a whole one."""
-    values = np.frombuffer(pcm, "<i2").astype(np.float32)
-    rest = -len(values) % samples
-    if rest:
-        values = np.concatenate((values, np.zeros(rest, np.float32)))
-    found: list[int] = np.sqrt((values.reshape(-1, samples) ** 2).mean(axis=1)).astype(int).tolist()
-    return found
-
-
-def _frame_levels(frames: list[bytes]) -> list[int]:
-    """The root mean square of each frame of PCM16; nearly always all are of one length."""
-    size = len(frames[0])
-    if size and all(map(size.__eq__, map(len, frames))):
-        return _levels(b"".join(frames), size // 2)
-    return [_levels(frame, len(frame) // 2)[0] if frame else 0 for frame in frames]
-
-
-def _joined(sent: list[tuple[int, bytes]], audio: AudioFormat) -> list[tuple[int, bytes]]:
-    """Stretches of audio that sound without a gap, each as one piece."""
-    runs: list[tuple[int, list[bytes], int]] = []
-    bytes_per_s = audio.sample_rate * audio.sample_bytes
-    for at_ms, payload in sent:
-        if runs and abs(at_ms - runs[-1][0] - runs[-1][2] * 1000 // bytes_per_s) <= 1:
-            start_ms, parts, size = runs[-1]
-            parts.append(payload)
-            runs[-1] = (start_ms, parts, size + len(payload))
-        else:
-            runs.append((at_ms, [payload], len(payload)))
-    return [(at_ms, b"".join(parts)) for at_ms, parts, _ in runs]
+    def _peaks(self, first: int, end: int) -> list[int]:
+        """The loudest that can be returning at each step; -1: nothing can."""
+        known = self._played.between(first - LATEST_STEPS + 1, end)
+        return [max(known[at : at + LATEST_STEPS]) for at in range(end - first)]

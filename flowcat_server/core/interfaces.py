@@ -82,9 +82,9 @@ class TurnModel(Protocol):
 # --- speech to text ---------------------------------------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Audio:
-    """Caller audio for a speech-to-text stream."""
+    """Caller audio for a speech-to-text stream. Not frozen: one is made of every frame."""
 
     payload: bytes
     at_ms: int

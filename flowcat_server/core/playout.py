@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from flowcat_server.core.audio import AudioFormat
@@ -32,17 +33,44 @@ ASKED_MS = 1000
 """When so little of a question is left, it has been understood."""
 KEPT_MS = REWIND_MS + 500
 """Of the audio that has been heard, so much is kept: speech that was held may go on within it."""
+FORGET_MS = 400
+"""It is looked at so often what need not be kept any more."""
 
 
 Tap = Callable[[int, bytes], None]
 OnClear = Callable[[int], None]
-_Sent = tuple[Reply, Piece, int, bytes]
-"""Audio that was handed to the transport, and where in its piece it begins: it may be taken back.
-A plain tuple, for one is made of every frame."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Audio that was handed to the transport in one run: it may be taken back."""
+
+    reply: Reply
+    piece: Piece
+    start: int
+    """Where in the piece it begins."""
+    audio: bytearray
 
 
 class Playout:
     """The audio that waits to be sent, and the ledger of what became of it. Pure."""
+
+    __slots__ = (
+        "_amid",
+        "_held",
+        "_most_sent_bytes",
+        "_ms_per_char",
+        "_offset",
+        "_open",
+        "_queue",
+        "_queued",
+        "_replies",
+        "_sent",
+        "_sent_bytes",
+        "_taps",
+        "_timeline",
+        "audio",
+    )
 
     def __init__(
         self,
@@ -218,33 +246,36 @@ class Playout:
         """Up to `size` bytes to be sent now; they count as sent."""
         if not self._queued or size <= 0 or self._held:
             return b""
-        timeline = self._timeline
+        timeline, queue, sent = self._timeline, self._queue, self._sent
         start_ms = timeline.start_ms(now_ms)
-        chunks: list[bytes] = []
+        audio = b""
         wanted = size
-        while wanted and self._queue:
-            reply, piece, payload = self._queue[0]
+        while wanted and queue:
+            reply, piece, payload = queue[0]
             offset = self._offset
-            chunk = (
-                payload[offset : offset + wanted] if offset or len(payload) > wanted else payload
-            )
+            whole = len(payload) - offset <= wanted
+            chunk = payload[offset:] if whole else payload[offset : offset + wanted]
             taken = len(chunk)
-            if offset + taken == len(payload):
-                self._queue.popleft()
+            if whole:
+                queue.popleft()
                 self._offset = 0
             else:
                 self._offset = offset + taken
             wanted -= taken
-            chunks.append(chunk)
-            timeline.enter(reply, piece, piece.sent_bytes, taken, now_ms)
-            self._sent.append((reply, piece, piece.sent_bytes, chunk))
-            piece.sent_bytes += taken
+            audio = audio + chunk if audio else chunk
+            begins = piece.sent_bytes
+            timeline.enter(reply, piece, begins, taken, now_ms)
+            last = sent[-1] if sent else None
+            if last is not None and last.piece is piece and last.start + len(last.audio) == begins:
+                last.audio += chunk
+            else:
+                sent.append(_Sent(reply, piece, begins, bytearray(chunk)))
+            piece.sent_bytes = begins + taken
             reply.queued_bytes -= taken
-            self._queued -= taken
             if reply.first_sent_ms is None:
                 reply.first_sent_ms = now_ms
                 reply.source = "estimate" if timeline.marks else "paced"
-        audio = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._queued -= len(audio)
         self._sent_bytes += len(audio)
         self._amid = True
         if self._sent_bytes > self._most_sent_bytes:
@@ -280,6 +311,10 @@ class Playout:
             # All its audio was heard, but a voice may have failed before it had said all.
             self._settle(reply, [piece.audio_bytes for piece in reply.pieces])
             self._timeline.remove(reply)
+        if done and not self._open:  # nothing is left that could be held
+            self._sent.clear()
+            self._sent_bytes = self._most_sent_bytes = 0
+            self._amid = False
         return done
 
     def settles_at_ms(self, now_ms: int) -> int | None:
@@ -310,7 +345,7 @@ class Playout:
             self._tell_cleared(now_ms)
         sent_ahead = cut is not None
         if cut is None and self._amid:  # all that was sent is heard; a word may still be cut in two
-            piece = self._sent[-1][1]
+            piece = self._sent[-1].piece
             if piece.sent_bytes < piece.audio_bytes or not piece.complete:
                 cut = piece, piece.sent_bytes
         if cut is not None:
@@ -332,12 +367,14 @@ class Playout:
             self._queue[0] = (reply, first, payload[self._offset :])
             self._offset = 0
         while self._sent:
-            reply, sent_piece, at, audio = self._sent.pop()
-            kept = min(len(audio), max(0, start - at)) if sent_piece is piece else 0
-            if kept:
-                self._sent.append((reply, piece, at, audio[:kept]))
-            self._queue_again(reply, sent_piece, audio[kept:])
-            if sent_piece is piece and at <= start:
+            last = self._sent[-1]
+            kept = min(len(last.audio), max(0, start - last.start)) if last.piece is piece else 0
+            again = bytes(last.audio[kept:])
+            del last.audio[kept:]
+            if not kept:
+                self._sent.pop()
+            self._queue_again(last.reply, last.piece, again)
+            if last.piece is piece and last.start <= start:
                 return
 
     def _queue_again(self, reply: Reply, piece: Piece, audio: bytes) -> None:
@@ -356,9 +393,16 @@ class Playout:
         """Drop audio that was heard so long ago that nothing goes on there."""
         unheard_ms = max(0, self._timeline.end_ms - now_ms)
         keep = self.audio.bytes_for(unheard_ms + KEPT_MS)
-        while self._sent_bytes - len(self._sent[0][3]) >= keep:
-            self._sent_bytes -= len(self._sent.popleft()[3])
-        self._most_sent_bytes = self._sent_bytes + self.audio.bytes_for(KEPT_MS)
+        while self._sent_bytes > keep:
+            first = self._sent[0]
+            gone = min(len(first.audio), self._sent_bytes - keep)
+            self._sent_bytes -= gone
+            if gone == len(first.audio):
+                self._sent.popleft()
+            else:
+                del first.audio[:gone]
+                first.start += gone
+        self._most_sent_bytes = keep + self.audio.bytes_for(FORGET_MS)
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""

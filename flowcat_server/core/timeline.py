@@ -41,6 +41,23 @@ class _Span:
 class Timeline:
     """The audio under way to the caller's ear. Pure."""
 
+    __slots__ = (
+        "_answers_marks",
+        "_bytes_per_s",
+        "_mark_count",
+        "_mark_wait_ms",
+        "_marked_bytes",
+        "_marks",
+        "_run_bytes",
+        "_run_start_ms",
+        "_sample_bytes",
+        "_sent_at_ms",
+        "_sent_bytes",
+        "_spans",
+        "delay_ms",
+        "marks",
+    )
+
     def __init__(self, audio: AudioFormat, *, delay_ms: int, marks: bool) -> None:
         """Create an empty timeline.
 
@@ -77,7 +94,7 @@ class Timeline:
     def start_ms(self, now_ms: int) -> int:
         """When audio that is sent now begins to sound. To be asked before `enter`."""
         self._sent_at_ms = now_ms
-        start_ms = self.end_ms
+        start_ms = self._run_start_ms + self._run_bytes * 1000 // self._bytes_per_s
         if now_ms + self.delay_ms > start_ms:
             self._run_start_ms, self._run_bytes = now_ms + self.delay_ms, 0
             return self._run_start_ms

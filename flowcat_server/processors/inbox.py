@@ -20,6 +20,17 @@ class Inbox(Generic[Item]):
     something the caller did, so they cannot outgrow the audio between them.
     """
 
+    __slots__ = (
+        "_audio_bytes",
+        "_items",
+        "_limit_bytes",
+        "_waiter",
+        "_wake_bytes",
+        "closed",
+        "dropped_bytes",
+        "taken_bytes",
+    )
+
     def __init__(self, *, chunk_ms: int, bytes_per_ms: float, limit_ms: int = 15_000) -> None:
         self._wake_bytes = int(chunk_ms * bytes_per_ms)
         self._limit_bytes = int(limit_ms * bytes_per_ms)

@@ -81,7 +81,8 @@ class PlayProcessor(Processor):
         match frame:
             case AudioOut(turn, payload, piece, words):
                 if self._playout.push(turn, piece, payload, self._call.now_ms(), words):
-                    self._speak()
+                    if self._speaking is None:
+                        self._speak()
                     self._transport.wake()
             case AgentText(turn, text, at_ms):
                 if self._playout.add_piece(turn, text) is not None:

@@ -64,14 +64,20 @@ class ScriptedStt:
         await self._faults.connect()
         script = _Script(self._options, audio)
         loop = asyncio.get_running_loop()
-        reading = asyncio.ensure_future(inbox.get())
+        reading: asyncio.Task[list[SttInput]] | None = None
         due = 0.0
         try:
             while True:
-                left = None if script.asked is None else max(0.0, due - loop.time())
-                await asyncio.wait((reading,), timeout=left)
-                if reading.done():
-                    items = reading.result()
+                if script.asked is None and reading is None:
+                    items = await inbox.get()
+                else:
+                    reading = reading or loop.create_task(_read(inbox))
+                    left = None if script.asked is None else max(0.0, due - loop.time())
+                    await asyncio.wait((reading,), timeout=left)
+                    items = None
+                    if reading.done():
+                        items, reading = reading.result(), None
+                if items is not None:
                     if not items:
                         return
                     for item in items:
@@ -80,17 +86,21 @@ class ScriptedStt:
                             yield partial
                         if isinstance(item, Pause):
                             due = loop.time() + self._options.delay_ms / 1000
-                    reading = asyncio.ensure_future(inbox.get())
                 if script.asked is not None and loop.time() >= due:
                     trouble = self._faults.take()
                     await trouble.before()
                     await trouble.during()
                     yield script.answer()
         finally:
-            reading.cancel()
+            if reading is not None:
+                reading.cancel()
 
     async def close(self) -> None:
         """Nothing to stop."""
+
+
+async def _read(inbox: SttInbox) -> list[SttInput]:
+    return list(await inbox.get())
 
 
 class _Script:

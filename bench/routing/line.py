@@ -1,0 +1,88 @@
+"""A real call without a network: a carrier's messages in and out, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.wire.ours import EchoLine
+from flowcat_server.carriers import twilio
+from flowcat_server.core.audio import MULAW_8K
+from flowcat_server.pipeline import CallLine
+from flowcat_server.processors.record import Recorder
+from flowcat_server.session import Session
+from flowcat_server.transports.pacer import Pacer
+from flowcat_server.transports.websocket import WebSocketTransport
+from tests.callscript import loaded, parts
+
+ECHO = Path(__file__).parents[1] / "wire" / "echo.yaml"
+START = json.dumps({"event": "start", "streamSid": "MZ1", "start": {"callSid": "CA1"}}).encode()
+
+
+def message(payload: bytes, number: int = 0) -> bytes:
+    """As a carrier sends it."""
+    media = {
+        "track": "inbound",
+        "chunk": str(number + 1),
+        "timestamp": str(number * 20),
+        "payload": b64encode(payload).decode(),
+    }
+    fields = {"event": "media", "sequenceNumber": str(number + 2), "media": media}
+    return json.dumps({**fields, "streamSid": "MZ1"}, separators=(",", ":")).encode()
+
+
+class Counter:
+    """A socket that takes everything at once."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+
+    def post(self, text: str) -> None:
+        self.messages += 1
+
+    def unsent(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        pass
+
+
+class Line:
+    """One call and how to give it a frame."""
+
+    def __init__(self, transport: WebSocketTransport, socket: Counter, session: Session) -> None:
+        self.take: Callable[[bytes], None] = transport._take
+        self.socket, self.session, self.transport = socket, session, transport
+
+
+@asynccontextmanager
+async def line(
+    *, echo: bool = True, yaml: str = "", recorder: Recorder | None = None
+) -> AsyncIterator[Line]:
+    """A call that has begun, on a loop of `tests.virtual`."""
+    chosen = await parts(loaded(ECHO.read_text(encoding="utf-8") + yaml))
+    stream, socket = twilio.Stream(), Counter()
+    stream.feed(START)
+    transport = WebSocketTransport(socket, stream, MULAW_8K, Pacer())  # type: ignore[arg-type]
+    build: Any = EchoLine if echo else CallLine
+    session = Session(
+        "bench",
+        transport,
+        lambda session: build(session, chosen, transport, recorder, {}),
+        agent_name="bench",
+        channel="twilio",
+        max_call_ms=10**9,
+        media_timeout_ms=10**9,
+    )
+    task = asyncio.create_task(session.run())
+    await asyncio.sleep(0.05)
+    try:
+        yield Line(transport, socket, session)
+    finally:
+        session.end("server.drained")
+        await asyncio.wait([task])

@@ -1,0 +1,1 @@
+"""Servers to compare with, one file each, run as ``python FILE PORT``."""

@@ -473,7 +473,7 @@ async def test_tokens_and_audio_of_both_ways_are_told_at_the_end():
         lasted_ms = script.session.now_ms()
     heard, session = script.all(events.UsageCounted)
     assert (heard.kind, heard.characters, heard.audio_ms) == ("heard", 20, 600)
-    assert (session.kind, session.provider) == ("realtime", "scripted")
+    assert (session.kind, session.provider) == ("realtime", "realtime.0")
     assert (session.input_tokens, session.output_tokens, session.cached_tokens) == (30, 9, 4)
     assert abs(session.audio_ms - 600 - lasted_ms) <= 40
 

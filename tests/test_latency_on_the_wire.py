@@ -20,7 +20,7 @@ from aiohttp import WSMessage, WSMsgType
 from flowcat_server.carriers import twilio
 from flowcat_server.core import ended, events
 from flowcat_server.core.audio import MULAW_8K, PCM_8K, Transcoder
-from flowcat_server.core.carrier import Started
+from flowcat_server.core.carrier import Account, Request, Started
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.pipeline import CallLine
@@ -104,9 +104,11 @@ Wire = tuple[Transport, Begin, Send, Callable[[], Awaitable[None]]]
 
 
 def carrier(far: FarEnd, *, marks: bool) -> Wire:
-    socket, stream = Socket(far, marks=marks), twilio.Stream()
-    assert isinstance(stream.feed(START), Started)
-    transport = WebSocketTransport(socket, stream, MULAW_8K, Pacer())  # type: ignore[arg-type]
+    handshake = Request("GET", "wss://a.example/ws")
+    socket, stream = Socket(far, marks=marks), twilio.CARRIER.open(Account(), handshake)
+    started = stream.feed(START, binary=False)
+    assert isinstance(started, Started)
+    transport = WebSocketTransport(socket, stream, started, Pacer())  # type: ignore[arg-type]
     to_wire = Transcoder(PCM_8K, MULAW_8K)
 
     def begin(session: Session) -> None:

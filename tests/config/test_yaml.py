@@ -99,10 +99,10 @@ def test_an_alias_has_positions_and_merge_keys_work() -> None:
 def test_a_billion_laughs_are_refused_quickly() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ConfigError, match="more than 100,000 values"):
         parse_yaml("\n".join(lines), "f")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_refused(text: str, message: str) -> None:
 
 def test_many_anchors_take_linear_time() -> None:
     text = "\n".join(f"k{n}: &a{n} [1, 2, 3]" for n in range(5000))
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(parse_yaml(text, "f").value) == 5000
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
 
 
 def test_json_has_positions_duplicates_and_its_own_escapes() -> None:

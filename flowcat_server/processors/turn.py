@@ -71,7 +71,9 @@ class TurnProcessor(Processor):
         detector = self._detector
         now = self._call.now_ms()
         turn = detector.turn
-        decided = detector.transcript(transcript.text, transcript.segment, transcript.pause, now)
+        decided = detector.transcript(
+            transcript.text, transcript.segment, transcript.pause, now, sure=transcript.sure
+        )
         if detector.open and detector.text:
             self._call.publish(events.CallerText(now, turn, detector.text, final=False))
         self._send(decided)
@@ -95,7 +97,7 @@ class TurnProcessor(Processor):
             match frame:
                 case SpeechStarted(at_ms) | SpeechResumed(at_ms):
                     self._call.publish(events.CallerSpeaking(at_ms, speaking=True))
-                case SpeechPaused(at_ms, pause):
+                case SpeechPaused(at_ms, pause, _):
                     self._call.publish(events.CallerSpeaking(at_ms, speaking=False))
                     if self._judge is not None:
                         self._judge.ask(partial(self._judged, pause))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 from pydantic import Field
 
 from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_8K, PCM_16K, AudioFormat
@@ -25,8 +26,10 @@ from flowcat_server.core.interfaces import (
     SttInput,
     Transcript,
 )
+from flowcat_server.core.language import agree
 from flowcat_server.errors import ConfigError, Problem
 from flowcat_server.providers.assets import Asset, verify
+from flowcat_server.providers.mel import SAMPLE_RATE
 from flowcat_server.providers.registry import Options, Provider, Settings
 from flowcat_server.providers.stt._turn_audio import LONGEST_MS, TurnAudio
 from flowcat_server.providers.stt._whisper_model import Heard, WhisperModel, to_samples
@@ -60,6 +63,10 @@ ASSETS = (
         _REQUIREMENT,
     ),
 )
+DOUBTED_MS = 1_500
+"""A sound of no more than this, the time before the onset included, may be a cough."""
+AGAIN_FROM_MS = 300
+"""Where the second listening begins: before the onset, but with other windows."""
 SHORTEST_MS = 120
 """Less sound than this is not decoded: nothing can be said in it."""
 FIX_FROM_MS = 10_000
@@ -88,8 +95,8 @@ class _Decode:
     task: asyncio.Task[Heard] | None
     size: int
     """Bytes of the turn's sound that it covers."""
-    pause: int | None
-    """The pause it answers; None for a part of a long turn."""
+    pause: Pause | None
+    """What it answers; None for a part of a long turn."""
     text: str = ""
 
 
@@ -100,7 +107,7 @@ class _Stream:
         self._whisper = whisper
         self._sound = TurnAudio(audio)
         self._segment = 0
-        self._pause: int | None = None
+        self._pause: Pause | None = None
         """A pause that has no answer yet."""
         self._answered: _Decode | None = None
         self.decode: _Decode | None = None
@@ -113,7 +120,7 @@ class _Stream:
                 self._sound.add(item.payload)
             elif isinstance(item, Pause):
                 self._withdraw_answer()
-                self._pause = item.number
+                self._pause = item
             elif isinstance(item, Resume):
                 self._withdraw_answer()
                 fixed += self._fix()
@@ -136,24 +143,28 @@ class _Stream:
         decode, self.decode = self.decode, None
         if decode is None or decode.task is None:
             raise RuntimeError("no decode has ended")
-        text = decode.task.result().text
+        heard = decode.task.result()
+        text = heard.text
         if decode.pause is None:
             self._sound.drop(decode.size)
             self._segment += 1
             return Transcript(text, self._segment - 1, final=True)
         decode.task, decode.text = None, text
         self._answered = decode
-        return Transcript(text, self._segment, final=False, pause=decode.pause)
+        number = decode.pause.number
+        return Transcript(text, self._segment, final=False, pause=number, sure=heard.sure)
 
     def close(self) -> None:
         """Stop what is running."""
         if self.decode is not None and self.decode.task is not None:
             self.decode.task.cancel()
 
-    def _start(self, size: int, pause: int | None) -> None:
+    def _start(self, size: int, pause: Pause | None) -> None:
         pcm = bytes(self._sound.pcm[:size])
         priority = _PART if pause is None else _ANSWER
-        task = asyncio.create_task(self._whisper.hear(pcm, self, priority), name="whisper-decode")
+        doubted = pause is not None and pause.doubted
+        work = self._whisper.hear(pcm, self, priority, doubted=doubted)
+        task = asyncio.create_task(work, name="whisper-decode")
         self.decode = _Decode(task, size, pause)
 
     def _withdraw_answer(self) -> None:
@@ -224,8 +235,13 @@ class Whisper:
             reading.cancel()
             stream.close()
 
-    async def hear(self, pcm: bytes, owner: object, priority: int = _ANSWER) -> Heard:
-        """Decode PCM16 at 16 kHz. Cancelling frees its place in the queue."""
+    async def hear(
+        self, pcm: bytes, owner: object, priority: int = _ANSWER, *, doubted: bool = False
+    ) -> Heard:
+        """Decode PCM16 at 16 kHz; a `doubted` sound that is short is listened to twice.
+
+        Cancelling frees its place in the queue.
+        """
         if PCM_16K.duration_ms(len(pcm)) < SHORTEST_MS:
             return Heard("", 1.0, 0.0)
         model = self._model
@@ -233,7 +249,13 @@ class Whisper:
             raise RuntimeError("not started")
 
         def work(cancelled: threading.Event) -> Heard:
-            return model.decode(to_samples(pcm), cancelled)
+            samples = to_samples(pcm)
+            heard = model.decode(samples, cancelled)
+            if not (doubted and heard.text and PCM_16K.duration_ms(len(pcm)) <= DOUBTED_MS):
+                return heard
+            # Words stay what they are in whatever window; what a cough sounds like does not.
+            again = samples[AGAIN_FROM_MS * SAMPLE_RATE // 1000 :] * np.float32(0.5)
+            return replace(heard, sure=agree(heard.text, model.decode(again, cancelled).text))
 
         return await self._workers.run(work, owner=id(owner), priority=priority)
 

@@ -80,12 +80,10 @@ class Script:
     def silence(self, ms: int) -> Script:
         return self.audio(ms, 0.05)
 
-    def transcript(
-        self, text: str, *, segment: int = 0, answers: bool = True, sure: bool = True
-    ) -> Script:
+    def transcript(self, text: str, *, segment: int = 0, answers: bool = True) -> Script:
         """The transcriber answers the last pause, or tells of words by itself."""
         pause = self.last(SpeechPaused).pause if answers else None
-        self.take(self.detector.transcript(text, segment, pause, self.now, sure=sure))
+        self.take(self.detector.transcript(text, segment, pause, self.now))
         return self
 
     def guess(self, text: str) -> Script:

@@ -7,8 +7,7 @@ silent within a frame, and nothing is decided yet. Then one of three things happ
          --the caller pauses and has said nothing that counts----> goes on      (`AgentResumed`)
          --`resume_after` has passed and it is still unclear-----> goes on
 
-Nothing that counts is: no words at all (a cough), words that the transcriber does not stand by, a
-backchannel ("mhm"), the agent's own echo.
+Nothing that counts is: no words at all (a cough), a backchannel ("mhm"), the agent's own echo.
 A transcriber that answers only at pauses is asked in between as well (`SpeechProbed`). What it
 makes of half a second of sound is a guess, so two such answers have to agree; where they do not
 for a second, it was no caller. Words that come late interrupt all the same.
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flowcat_server.core.frames import AgentHeld, AgentResumed, Frame, Interrupted, SpeechProbed
-from flowcat_server.core.language import agree
 
 PROBE_MS = 400
 """Speech after which the transcriber is asked for words; the next time after as much again."""
@@ -98,8 +96,6 @@ class BargeIn:
         self._over = False
         """The open turn began over the agent's speech."""
         self._answering = False
-        self.sure = True
-        """The transcriber stands by its latest transcript."""
         self._probe: int | None = None
         self._probe_after_ms = PROBE_MS
         self._guess: str | None = None
@@ -156,7 +152,7 @@ class BargeIn:
             return self._commit(turn, now_ms) if self._interrupts(text) else []
         self._probe = None
         before, self._guess = self._guess, text
-        if self._interrupts(text) and before is not None and agree(before, text):
+        if self._interrupts(text) and before is not None and _agree(before, text):
             return self._commit(turn, now_ms)
         return self._let_go(now_ms) if self._length_ms >= DOUBT_MS and not text else []
 
@@ -187,7 +183,6 @@ class BargeIn:
         """The caller's turn is over, one way or another."""
         self._over = self._answering = False
         self._held_at = self._opened_ms = None
-        self.sure = True
         self._echo_ms = 0
         self._onset_ms = -1
 
@@ -214,7 +209,7 @@ class BargeIn:
 
     def _idle(self, text: str) -> bool:
         """Whether nothing was said that asks for anything."""
-        if not self.sure or not any(character.isalnum() for character in text):
+        if not any(character.isalnum() for character in text):
             return True
         if self._backchannel(text) and not self._answering:
             return True
@@ -275,3 +270,11 @@ class BargeIn:
         self._given_up = True
         self._alarms += 1
         return [AgentResumed(now_ms)]
+
+
+def _agree(before: str, after: str) -> bool:
+    """Whether two guesses at the same speech, the second with more of it, begin alike."""
+    first, second = (
+        {word.strip(".,;:!?…\"'-") for word in text.lower().split()[:3]} for text in (before, after)
+    )
+    return bool(first & second)

@@ -54,8 +54,6 @@ class SpeechPaused:
     """End of the last voiced sample."""
     pause: int
     """Numbers the pauses of a call; a transcript names the pause it covers."""
-    over: bool = False
-    """The caller spoke over the agent."""
 
 
 @dataclass(slots=True)

@@ -99,9 +99,6 @@ class Pause:
     """
 
     number: int
-    doubted: bool = False
-    """The agent is speaking, and this may be a cough: a transcriber that hears words in any sound
-    listens twice (`Transcript.sure`)."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -139,8 +136,6 @@ class Transcript:
     """The segment will not change any more."""
     pause: int | None = None
     """The `Pause` this answers: it covers all audio before that pause."""
-    sure: bool = True
-    """False: heard once more it was something else."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -258,10 +258,5 @@ def phrase(text: str) -> Phrase:
     return tuple(tokens(text))
 
 
-def agree(first: str, second: str) -> bool:
-    """Whether two transcripts of one sound begin alike: with a word in common."""
-    return bool({*tokens(first)[:3]} & {*tokens(second)[:3]})
-
-
 def _is_letter(token: str) -> bool:
     return len(token) == 1 and token.isalpha()

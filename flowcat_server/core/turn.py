@@ -168,20 +168,14 @@ class TurnDetector:
             frames += self._begin_pause()
         return frames + self._endpoint(now_ms)
 
-    def transcript(
-        self, text: str, segment: int, pause: int | None, now_ms: int, *, sure: bool = True
-    ) -> list[Frame]:
-        """A transcript of the open turn; `pause` is the `SpeechPaused` it answers.
-
-        One that is not `sure` counts for nothing over the agent's speech.
-        """
+    def transcript(self, text: str, segment: int, pause: int | None, now_ms: int) -> list[Frame]:
+        """A transcript of the open turn; `pause` is the `SpeechPaused` it answers."""
         if not self._open:
             return []
         self._segments[segment] = text.strip()
         self._set_delay()
         if pause is not None and pause > self._answered:
             self._answered = pause
-        self._barge_in.sure = sure
         return self._barge_in.transcript(self.text, pause, now_ms) + self._endpoint(now_ms)
 
     def judged(self, pause: int, now_ms: int, *, finished: bool) -> list[Frame]:
@@ -254,7 +248,7 @@ class TurnDetector:
     def _begin_pause(self) -> list[Frame]:
         self._speaking = False
         self._paused = True
-        return [SpeechPaused(self._last_voice, self._next_pause(), self._barge_in.over)]
+        return [SpeechPaused(self._last_voice, self._next_pause())]
 
     def _next_pause(self) -> int:
         self._pause += 1

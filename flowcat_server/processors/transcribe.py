@@ -93,7 +93,6 @@ class TranscribeProcessor(Processor):
         self._ring_limit = audio.bytes_for(PREROLL_MS)
         self._pause: int | None = None
         """The pause that waits for its transcript."""
-        self._doubted = False
         self._owed_ms: int | None = None
         """Since when that transcript is owed."""
         self._turn_open = False
@@ -129,8 +128,7 @@ class TranscribeProcessor(Processor):
             self._pause = frame.pause
             if frame.at_ms - self._onset_ms >= SPEECH_MS:
                 self._owed_ms = frame.at_ms
-            self._doubted = frame.over
-            self._inbox.signal(Pause(frame.pause, frame.over))
+            self._inbox.signal(Pause(frame.pause))
             self._expect()
         elif type(frame) is SpeechProbed:
             if not self._transcribers.current.plug.caps.keeps_partials:
@@ -190,7 +188,7 @@ class TranscribeProcessor(Processor):
         if self._turn_open:
             self._replay()
         if self._pause is not None:
-            self._inbox.signal(Pause(self._pause, self._doubted))
+            self._inbox.signal(Pause(self._pause))
 
     def _expect(self) -> None:
         """Set when the stream has to say something: it was sent something just now.

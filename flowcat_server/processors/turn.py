@@ -71,9 +71,7 @@ class TurnProcessor(Processor):
         detector = self._detector
         now = self._call.now_ms()
         turn = detector.turn
-        decided = detector.transcript(
-            transcript.text, transcript.segment, transcript.pause, now, sure=transcript.sure
-        )
+        decided = detector.transcript(transcript.text, transcript.segment, transcript.pause, now)
         if detector.open and detector.text:
             self._call.publish(events.CallerText(now, turn, detector.text, final=False))
         self._send(decided)
@@ -97,7 +95,7 @@ class TurnProcessor(Processor):
             match frame:
                 case SpeechStarted(at_ms) | SpeechResumed(at_ms):
                     self._call.publish(events.CallerSpeaking(at_ms, speaking=True))
-                case SpeechPaused(at_ms, pause, _):
+                case SpeechPaused(at_ms, pause):
                     self._call.publish(events.CallerSpeaking(at_ms, speaking=False))
                     if self._judge is not None:
                         self._judge.ask(partial(self._judged, pause))

@@ -11,7 +11,6 @@ from flowcat_server.core.frames import (
     AgentHeld,
     AgentResumed,
     Interrupted,
-    SpeechPaused,
     SpeechProbed,
     TurnEnded,
 )
@@ -233,17 +232,3 @@ def test_a_caller_who_repeats_the_agent_without_an_echo_is_taken_at_their_word()
     call.speech(1600).transcript("Every day except Monday?", answers=False)
     call.silence(256).transcript("Every day except Monday?").silence(600)
     assert call.last(TurnEnded).text == "Every day except Monday?"
-
-
-def test_words_that_the_transcriber_does_not_stand_by_do_not_interrupt():
-    call = Script(speaks=3).speech(320).silence(128)
-    assert call.last(SpeechPaused).over
-    call.transcript("Then.", sure=False).silence(400)
-    assert outcome(call) == ["AgentHeld", "AgentResumed", "TurnDropped"]
-
-
-def test_they_are_an_answer_all_the_same_when_the_agent_is_silent():
-    call = Script().speech(320).silence(128)
-    assert not call.last(SpeechPaused).over
-    call.transcript("Then.", sure=False).silence(600)
-    assert call.last(TurnEnded).text == "Then."

@@ -52,8 +52,6 @@ class Heard:
     """Probability that nothing was said."""
     score: float
     """Mean log probability of the tokens."""
-    sure: bool = True
-    """Heard once more it began alike."""
 
 
 class WhisperModel:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 from pydantic import Field
 
 from flowcat_server.core.audio import ALAW_8K, MULAW_8K, PCM_8K, PCM_16K, AudioFormat
@@ -26,10 +25,8 @@ from flowcat_server.core.interfaces import (
     SttInput,
     Transcript,
 )
-from flowcat_server.core.language import agree
 from flowcat_server.errors import ConfigError, Problem
 from flowcat_server.providers.assets import Asset, verify
-from flowcat_server.providers.mel import SAMPLE_RATE
 from flowcat_server.providers.registry import Options, Provider, Settings
 from flowcat_server.providers.stt._turn_audio import LONGEST_MS, TurnAudio
 from flowcat_server.providers.stt._whisper_model import Heard, WhisperModel, to_samples
@@ -63,10 +60,6 @@ ASSETS = (
         _REQUIREMENT,
     ),
 )
-DOUBTED_MS = 1_500
-"""A sound of no more than this, the time before the onset included, may be a cough."""
-AGAIN_FROM_MS = 300
-"""Where the second listening begins: before the onset, but with other windows."""
 SHORTEST_MS = 120
 """Less sound than this is not decoded: nothing can be said in it."""
 FIX_FROM_MS = 10_000
@@ -95,8 +88,8 @@ class _Decode:
     task: asyncio.Task[Heard] | None
     size: int
     """Bytes of the turn's sound that it covers."""
-    pause: Pause | None
-    """What it answers; None for a part of a long turn."""
+    pause: int | None
+    """The pause it answers; None for a part of a long turn."""
     text: str = ""
 
 
@@ -107,7 +100,7 @@ class _Stream:
         self._whisper = whisper
         self._sound = TurnAudio(audio)
         self._segment = 0
-        self._pause: Pause | None = None
+        self._pause: int | None = None
         """A pause that has no answer yet."""
         self._answered: _Decode | None = None
         self.decode: _Decode | None = None
@@ -120,7 +113,7 @@ class _Stream:
                 self._sound.add(item.payload)
             elif isinstance(item, Pause):
                 self._withdraw_answer()
-                self._pause = item
+                self._pause = item.number
             elif isinstance(item, Resume):
                 self._withdraw_answer()
                 fixed += self._fix()
@@ -143,28 +136,24 @@ class _Stream:
         decode, self.decode = self.decode, None
         if decode is None or decode.task is None:
             raise RuntimeError("no decode has ended")
-        heard = decode.task.result()
-        text = heard.text
+        text = decode.task.result().text
         if decode.pause is None:
             self._sound.drop(decode.size)
             self._segment += 1
             return Transcript(text, self._segment - 1, final=True)
         decode.task, decode.text = None, text
         self._answered = decode
-        number = decode.pause.number
-        return Transcript(text, self._segment, final=False, pause=number, sure=heard.sure)
+        return Transcript(text, self._segment, final=False, pause=decode.pause)
 
     def close(self) -> None:
         """Stop what is running."""
         if self.decode is not None and self.decode.task is not None:
             self.decode.task.cancel()
 
-    def _start(self, size: int, pause: Pause | None) -> None:
+    def _start(self, size: int, pause: int | None) -> None:
         pcm = bytes(self._sound.pcm[:size])
         priority = _PART if pause is None else _ANSWER
-        doubted = pause is not None and pause.doubted
-        work = self._whisper.hear(pcm, self, priority, doubted=doubted)
-        task = asyncio.create_task(work, name="whisper-decode")
+        task = asyncio.create_task(self._whisper.hear(pcm, self, priority), name="whisper-decode")
         self.decode = _Decode(task, size, pause)
 
     def _withdraw_answer(self) -> None:
@@ -235,13 +224,8 @@ class Whisper:
             reading.cancel()
             stream.close()
 
-    async def hear(
-        self, pcm: bytes, owner: object, priority: int = _ANSWER, *, doubted: bool = False
-    ) -> Heard:
-        """Decode PCM16 at 16 kHz; a `doubted` sound that is short is listened to twice.
-
-        Cancelling frees its place in the queue.
-        """
+    async def hear(self, pcm: bytes, owner: object, priority: int = _ANSWER) -> Heard:
+        """Decode PCM16 at 16 kHz. Cancelling frees its place in the queue."""
         if PCM_16K.duration_ms(len(pcm)) < SHORTEST_MS:
             return Heard("", 1.0, 0.0)
         model = self._model
@@ -249,13 +233,7 @@ class Whisper:
             raise RuntimeError("not started")
 
         def work(cancelled: threading.Event) -> Heard:
-            samples = to_samples(pcm)
-            heard = model.decode(samples, cancelled)
-            if not (doubted and heard.text and PCM_16K.duration_ms(len(pcm)) <= DOUBTED_MS):
-                return heard
-            # Words stay what they are in whatever window; what a cough sounds like does not.
-            again = samples[AGAIN_FROM_MS * SAMPLE_RATE // 1000 :] * np.float32(0.5)
-            return replace(heard, sure=agree(heard.text, model.decode(again, cancelled).text))
+            return model.decode(to_samples(pcm), cancelled)
 
         return await self._workers.run(work, owner=id(owner), priority=priority)
 

@@ -37,8 +37,6 @@ class FakeModel:
         self.free = threading.Event()
         self.free.set()
         self.error: Exception | None = None
-        self.then = ""
-        """What it hears after the first time."""
 
     def decode(self, samples: Floats, cancelled: threading.Event) -> Heard:
         assert self.free.wait(10)
@@ -49,8 +47,7 @@ class FakeModel:
             raise self.error
         seconds = len(samples) / 16000
         self.heard.append(seconds)
-        again = self.then and len(self.heard) > 1
-        return Heard(self.then if again else f"{seconds:.1f} s", 0.0, -0.1)
+        return Heard(f"{seconds:.1f} s", 0.0, -0.1)
 
 
 class Call:
@@ -97,28 +94,6 @@ async def whisper(model: FakeModel) -> AsyncIterator[Whisper]:
     yield whisper
     model.free.set()
     await whisper.close()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "doubted", "second", "sure", "times"),
-    [
-        pytest.param(1.0, True, "something else", False, 2, id="heard otherwise"),
-        pytest.param(1.0, True, "1.0 s, then", True, 2, id="heard alike"),
-        pytest.param(1.0, False, "something else", True, 1, id="nobody doubts it"),
-        pytest.param(2.0, True, "something else", True, 1, id="too long for a cough"),
-    ],
-)
-async def test_a_doubted_sound_is_listened_to_twice(
-    whisper: Whisper, model: FakeModel, seconds: float, doubted: bool, second: str, sure: bool,
-    times: int,
-) -> None:  # fmt: skip
-    model.then = second
-    call = Call(whisper)
-    call.inbox.put(call.hears(seconds), Pause(1, doubted))
-    heard = await call.next()
-    assert (heard.text, heard.sure) == (f"{seconds:.1f} s", sure)
-    assert len(model.heard) == times
-    await call.end()
 
 
 async def test_a_pause_is_answered_with_everything_heard_in_the_turn(whisper: Whisper) -> None:

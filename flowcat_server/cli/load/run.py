@@ -133,9 +133,7 @@ class _Run:
         url = self._plan.url + _ANSWER
         headers = {}
         if self._plan.auth_token:
-            headers["X-Twilio-Signature"] = signature(
-                self._plan.auth_token, url, form.items()
-            )
+            headers["X-Twilio-Signature"] = signature(self._plan.auth_token, url, form.items())
         async with web.post(url, data=form, headers=headers) as response:
             text = await response.text()
             if response.status != 200:

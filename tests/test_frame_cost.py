@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -43,11 +44,13 @@ def calls_of(work: Callable[[], Any]) -> int:
         del frame, argument
         count += event == "call"
 
+    gc.disable()  # other tests may have left it something to call
     sys.setprofile(profile)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 

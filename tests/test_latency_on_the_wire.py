@@ -83,7 +83,13 @@ class Socket:
     async def receive(self) -> WSMessage:
         return await self.arriving.get()
 
-    async def send_str(self, text: str) -> None:
+    def divert(self, take: Callable[[bytes, bool], None]) -> bool:
+        return False
+
+    def unsent(self) -> int:
+        return 0
+
+    def post(self, text: str) -> None:
         message = json.loads(text)
         if message["event"] == "media":
             audio = b64decode(message["media"]["payload"])
@@ -94,7 +100,7 @@ class Socket:
             delay_s = max(0, self._end - now_ms()) / 1000
             asyncio.get_running_loop().call_later(delay_s, self.arrive, answer)
 
-    async def close(self) -> bool:
+    async def close(self, *, code: int) -> bool:
         return True
 
 
@@ -104,16 +110,15 @@ Wire = tuple[Transport, Begin, Send, Callable[[], Awaitable[None]]]
 
 
 def carrier(far: FarEnd, *, marks: bool) -> Wire:
-    handshake = Request("GET", "wss://a.example/ws")
-    socket, stream = Socket(far, marks=marks), twilio.CARRIER.open(Account(), handshake)
-    started = stream.feed(START, binary=False)
+    socket = Socket(far, marks=marks)
+    stream = twilio.CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
+    started = stream.feed(START)
     assert isinstance(started, Started)
     transport = WebSocketTransport(socket, stream, started, Pacer())  # type: ignore[arg-type]
     to_wire = Transcoder(PCM_8K, MULAW_8K)
 
     def begin(session: Session) -> None:
         session.own(session.spawn("serve", transport.serve()))
-        session.own(session.spawn("send", transport.send_all()))
 
     def send(pcm: bytes) -> None:
         payload = b64encode(to_wire.feed(pcm)).decode()

@@ -7,12 +7,13 @@ import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.wire.ours import EchoLine
 from flowcat_server.carriers import twilio
-from flowcat_server.core.audio import MULAW_8K
+from flowcat_server.core.carrier import Account, CarrierStream, Request, Started
 from flowcat_server.pipeline import CallLine
 from flowcat_server.processors.record import Recorder
 from flowcat_server.session import Session
@@ -36,19 +37,27 @@ def message(payload: bytes, number: int = 0) -> bytes:
     return json.dumps({**fields, "streamSid": "MZ1"}, separators=(",", ":")).encode()
 
 
+def opened() -> tuple[CarrierStream, Started]:
+    """A carrier's stream that has begun."""
+    stream = twilio.CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
+    started = stream.feed(START)
+    assert isinstance(started, Started)
+    return stream, started
+
+
 class Counter:
     """A socket that takes everything at once."""
 
     def __init__(self) -> None:
         self.messages = 0
 
-    def post(self, text: str) -> None:
+    def post(self, message: str | bytes) -> None:
         self.messages += 1
 
     def unsent(self) -> int:
         return 0
 
-    async def close(self) -> None:
+    async def close(self, *, code: int) -> None:
         pass
 
 
@@ -56,7 +65,7 @@ class Line:
     """One call and how to give it a frame."""
 
     def __init__(self, transport: WebSocketTransport, socket: Counter, session: Session) -> None:
-        self.take: Callable[[bytes], None] = transport._take
+        self.take: Callable[[bytes], None] = partial(transport._received, binary=False)
         self.socket, self.session, self.transport = socket, session, transport
 
 
@@ -66,9 +75,9 @@ async def line(
 ) -> AsyncIterator[Line]:
     """A call that has begun, on a loop of `tests.virtual`."""
     chosen = await parts(loaded(ECHO.read_text(encoding="utf-8") + yaml))
-    stream, socket = twilio.Stream(), Counter()
-    stream.feed(START)
-    transport = WebSocketTransport(socket, stream, MULAW_8K, Pacer())  # type: ignore[arg-type]
+    stream, started = opened()
+    socket = Counter()
+    transport = WebSocketTransport(socket, stream, started, Pacer())  # type: ignore[arg-type]
     build: Any = EchoLine if echo else CallLine
     session = Session(
         "bench",

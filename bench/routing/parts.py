@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.routing.line import START, message
-from flowcat_server.carriers import twilio
+from bench.routing.line import message, opened
 from flowcat_server.core.audio import (
     MULAW_8K,
     PCM_8K,
@@ -38,8 +37,7 @@ FRAME = bytes([0xFF]) * 160
 
 def works() -> Iterator[Work]:
     """All of them; models only where they are installed."""
-    stream = twilio.Stream()
-    stream.feed(START)
+    stream, _ = opened()
     data = message(FRAME)
     pcm = decode(FRAME, "mulaw")
     noise = np.random.default_rng(1).normal(0, 900, 160).astype("<i2").tobytes()

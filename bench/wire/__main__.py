@@ -28,7 +28,7 @@ LONG_S = 60
 SEED_CALLS = 167
 """Calls on each core in the benchmark that Flowcat publishes."""
 LONG = ("c", "aiohttp", "ours")
-PATIENCE = 3
+PATIENCE = 2
 """A point that the generator's own lateness has spoiled is measured again, so often at most."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def _where(results: list[Measured], arguments: argparse.Namespace) -> str:
         f"\n\n\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99): the machine "
         "was not quiet, and these figures are provisional."
     )
+    if "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
+        versions.append("Python built without profile-guided optimization")
     nice = f", niceness {arguments.nice}" if arguments.nice else ""
     return (
         f"{machine()}; {', '.join(versions)}; points of {arguments.seconds} s, server on core 0, "

@@ -112,15 +112,15 @@ class AudioSocketListener:
             expected = self._calls.claim(self._line, started, "", "", vouched=True)
         except CallRefused as error:
             log.info("media_refused", carrier=carrier.name, reason=error.reason)
-            await self._hang_up(connection, stream, error.reason)
+            _hang_up(connection, stream, error.reason)
             return
         transport = AudioSocketTransport(connection, stream, started, self._pacer)
         await self._calls.run(self._line, transport, started, expected)
 
-    async def _hang_up(self, connection: Connection, stream: CarrierStream, reason: str) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                for message in stream.end(reason):
-                    await connection.write(message)
-        except (TimeoutError, ConnectionError, OSError):
-            pass  # it is closed in any case
+
+def _hang_up(connection: Connection, stream: CarrierStream, reason: str) -> None:
+    try:
+        for message in stream.end(reason):
+            connection.post(message)
+    except ConnectionError:
+        pass  # it is gone already

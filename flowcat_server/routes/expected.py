@@ -147,7 +147,7 @@ class CarrierCalls:
             expected.reservation,
             transport,
             expected.incoming,
-            work=[("receive", transport.serve), ("send", transport.send_all)],
+            work=[("receive", transport.serve)],
             before_hang_up=before_close,
         )
         try:

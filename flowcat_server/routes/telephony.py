@@ -19,13 +19,9 @@ from flowcat_server.routes import rest
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
+from flowcat_server.transports.media_socket import MediaSocket
 from flowcat_server.transports.pacer import Pacer
-from flowcat_server.transports.websocket import (
-    WebSocketTransport,
-    media_socket,
-    read_start,
-    write_message,
-)
+from flowcat_server.transports.websocket import WebSocketTransport, read_start
 
 log = structlog.get_logger()
 
@@ -154,7 +150,7 @@ class TelephonyDoor:
         run_id = _run_id(request)
         wire = self._gate.handshake(request)
         vouched = self._gate.admit_handshake(request, wire, line)
-        socket = media_socket(line.carrier.subprotocols)
+        socket = MediaSocket(line.carrier.subprotocols)
         stream = line.carrier.open(line.account, wire)
         with self._waits("" if vouched else self._gate.address(request)):
             await socket.prepare(request)
@@ -203,7 +199,7 @@ def _is_readable(started: Started) -> bool:
 
 
 async def _turn_away(
-    socket: web.WebSocketResponse,
+    socket: MediaSocket,
     stream: CarrierStream,
     line: Line,
     started: Started | Refuse | None,
@@ -218,13 +214,13 @@ async def _turn_away(
 
 
 async def _close(
-    socket: web.WebSocketResponse, stream: CarrierStream, code: int, reason: str
+    socket: MediaSocket, stream: CarrierStream, code: int, reason: str
 ) -> web.WebSocketResponse:
     """Close a socket, in the carrier's own words first."""
     try:
         for message in stream.end(ended.SERVER_ERROR):
-            await write_message(socket, message)
-    except (ConnectionError, RuntimeError):
+            socket.post(message)
+    except ConnectionError:
         pass  # it is gone already
     await socket.close(code=code, message=reason.encode())
     return socket

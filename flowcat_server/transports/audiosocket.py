@@ -42,11 +42,16 @@ class Connection:
             raise ConnectionResetError("closed")
         return self._cut(data)
 
-    async def write(self, message: Message) -> None:
-        """Send a frame."""
+    def post(self, message: Message) -> None:
+        """Send a frame. Never waits; raises `ConnectionError` if the peer is gone."""
         assert isinstance(message, bytes)  # noqa: S101 - this wire has no text
+        if self._writer.is_closing():
+            raise ConnectionResetError("the connection is closed")
         self._writer.write(message)
-        await self._writer.drain()
+
+    def unsent(self) -> int:
+        """Bytes that were written and that the network has not taken yet."""
+        return self._writer.transport.get_write_buffer_size()
 
     async def close(self) -> None:
         """Close; a peer that does not read is not waited for."""
@@ -63,6 +68,8 @@ class Connection:
 class AudioSocketTransport(CarrierTransport):
     """One call over a TCP connection."""
 
+    __slots__ = ("_connection",)
+
     def __init__(
         self, connection: Connection, stream: CarrierStream, started: Started, pacer: Pacer
     ) -> None:
@@ -75,7 +82,8 @@ class AudioSocketTransport(CarrierTransport):
         frames, connection.waiting = connection.waiting, []
         while True:
             for frame in frames:
-                if not self._received(frame, binary=True):
+                self._received(frame, binary=True)
+                if self._over:
                     return
             try:
                 frames = await connection.receive()
@@ -84,8 +92,11 @@ class AudioSocketTransport(CarrierTransport):
                 self._lost(ended.CARRIER_CLOSED)
                 return
 
-    async def _write(self, message: Message) -> None:
-        await self._connection.write(message)
+    def _post(self, message: Message) -> None:
+        self._connection.post(message)
+
+    def _unsent(self) -> int:
+        return self._connection.unsent()
 
     async def _close(self, code: int) -> None:
         del code

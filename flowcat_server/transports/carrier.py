@@ -28,6 +28,7 @@ from flowcat_server.core.carrier import (
     Stopped,
 )
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
+from flowcat_server.transports.media_socket import CLOSE_TIMEOUT_S
 from flowcat_server.transports.pacer import TICK_MS, Pacer
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ GATHER_MS = 200
 """With at least this much sent ahead, there is time to wait for a whole chunk."""
 HURRY_MS = 100
 """With less than this sent ahead, new speech is sent at once and not on the next tick."""
-MARK_EVERY_MS = 200
+MARK_EVERY_MS = 500
 MARK_AFTER_MS = 60
 """Speech that trickles in is not marked after each morsel, but every so often, and when nothing
 more has come for a moment."""
@@ -47,15 +48,51 @@ MAX_FAULTS = 500
 MAX_BURST = 4_000
 MAX_PER_S = 200
 """Messages that a call may send: a backlog of 80 s of 20 ms frames, and four times real time."""
+MAX_UNSENT_BYTES = 16 * 1024
+"""With more than this on its way into the network, messages wait here, where they can be taken
+back."""
 MAX_UNSENT = 256
 """Messages waiting for a slow socket; beyond this the peer is considered gone."""
-CLOSE_TIMEOUT_S = 2.0
 LINGER_S = 1.5
 """How long a carrier that closes the socket itself is given for it."""
 
 
 class CarrierTransport(ABC):
-    """One call over a carrier's media socket. Owned by whoever runs `serve` and `send_all`."""
+    """One call over a carrier's media socket. Owned by whoever runs `serve`."""
+
+    __slots__ = (
+        "_ahead_ms",
+        "_chunk",
+        "_close_code",
+        "_closing",
+        "_due_ms",
+        "_faults",
+        "_first_chunk",
+        "_gone",
+        "_marked_ms",
+        "_messages",
+        "_most",
+        "_outbox",
+        "_over",
+        "_pacer",
+        "_paused",
+        "_rest",
+        "_rest_since_ms",
+        "_sending",
+        "_shaped",
+        "_silence",
+        "_silence_byte",
+        "_sink",
+        "_source",
+        "_stream",
+        "_talking",
+        "_unit",
+        "_unmarked_ms",
+        "buffers",
+        "delay_ms",
+        "input_format",
+        "output_format",
+    )
 
     def __init__(self, stream: CarrierStream, started: Started, pacer: Pacer) -> None:
         """Take over a stream that has started.
@@ -78,8 +115,8 @@ class CarrierTransport(ABC):
         self._sink: CallSink | None = None
         self._source: PlayoutSource | None = None
         self._outbox: deque[tuple[Message, bool]] = deque()
-        """What is to be sent, and whether it is speech or about speech: a clear drops that."""
-        self._news: asyncio.Future[None] | None = None
+        """What the socket has no room for, and whether it is speech or about speech: a clear drops
+        that."""
         self._gone = asyncio.Event()
         """The carrier has closed."""
         self._sending = sending
@@ -92,6 +129,8 @@ class CarrierTransport(ABC):
         self._silence = spoken.silence(TICK_MS) if sending.fills else b""
         self._silence_byte = spoken.silence(1)[:1]
         self._talking = False
+        self._due_ms = 0
+        """Before this time of the call there is nothing for the pacer to do."""
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms: int | None = None
         """When speech was last sent that has no mark behind it yet."""
@@ -100,6 +139,8 @@ class CarrierTransport(ABC):
         """Speech too short to be sent by itself, and since when there has been so much of it."""
         self._paused = False
         self._closing = False
+        self._over = False
+        """The far end is gone, or nothing it says is heard any more."""
         self._close_code = 1000
         self._faults = 0
         self._messages = 0
@@ -111,8 +152,12 @@ class CarrierTransport(ABC):
         """Read the socket until it ends."""
 
     @abstractmethod
-    async def _write(self, message: Message) -> None:
-        """Send one message; raises `ConnectionError` or `RuntimeError` on a closed socket."""
+    def _post(self, message: Message) -> None:
+        """Send one message, without waiting; raises `ConnectionError` on a closed socket."""
+
+    @abstractmethod
+    def _unsent(self) -> int:
+        """Bytes that were posted and that the network has not taken yet."""
 
     @abstractmethod
     async def _close(self, code: int) -> None:
@@ -131,40 +176,61 @@ class CarrierTransport(ABC):
         source, sink = self._source, self._sink
         if source is None or sink is None or self._silence:
             return  # a carrier that is sent something on every tick is sent it on the tick
-        if self._talking and source.lead_ms(sink.now_ms()) >= min(HURRY_MS, self._ahead_ms):
-            return  # the pacer comes in time
-        if self.pump():
+        now = sink.now_ms()
+        lead = source.lead_ms(now)
+        if self._talking and lead >= min(HURRY_MS, self._ahead_ms):
+            self._due_ms = 0  # the pacer comes in time
+        elif self._pump(source, now, lead):
             self._pacer.add(self)
 
     def pump(self) -> bool:
         """Send speech up to the lead; called by the pacer while there is any."""
         source, sink = self._source, self._sink
-        if source is None or sink is None or self._closing:
+        if source is None or sink is None:
             return False
-        if self._paused:
-            return False  # `Flow` wakes it
         now = sink.now_ms()
-        lead = source.lead_ms(now)
-        spoke = waits = False
-        while (queued := source.queued()) and lead < self._ahead_ms:
+        if now < self._due_ms and not self._outbox:
+            return True
+        return self._pump(source, now, source.lead_ms(now))
+
+    def _pump(self, source: PlayoutSource, now: int, lead: int) -> bool:
+        if self._closing or self._over:
+            return False
+        if self._outbox:
+            self._send_waiting()
+        if self._paused:
+            return bool(self._outbox or self._silence)  # `Flow` wakes it
+        spoke = False
+        due = 0
+        queued = source.queued()
+        while queued and lead < self._ahead_ms:
             size = self._chunk if self._talking else self._first_chunk
             if self._talking and queued < size and lead >= GATHER_MS:
+                due = now + lead - GATHER_MS + 1
                 break
             if self._shaped and queued < size and not (size := self._now(queued, now)):
-                waits = True
+                due = self._rest_since_ms + REST_MS
                 break
             self._speak(source.pull(now, size))
             self._talking = spoke = True
-            self._unmarked_ms = now
-            lead = source.lead_ms(now)
-        if self._silence and not spoke and lead < TICK_MS:
-            self._send(self._stream.audio(self._silence), speech=True)
-        if not queued and self._sending.marks:
-            self._mark(source, now)
-        elif not self._sending.marks:
-            self._unmarked_ms = None
+            queued, lead = source.queued(), source.lead_ms(now)
+        else:
+            due = now + lead - self._ahead_ms + 1
         self._talking = queued > 0 or lead > 0
-        return self._talking or waits or self._unmarked_ms is not None or bool(self._silence)
+        if spoke and self._sending.marks:
+            self._unmarked_ms = now
+        if queued:
+            self._due_ms = due
+        elif self._unmarked_ms is not None:
+            self._mark(source, self._unmarked_ms, now)
+        else:
+            self._due_ms = now + lead
+        if self._silence:
+            self._due_ms = 0
+            if not spoke and lead < TICK_MS:
+                self._send(self._stream.audio(self._silence), speech=True)
+            return True
+        return self._talking or self._unmarked_ms is not None or bool(self._outbox)
 
     def _speak(self, audio: bytes) -> None:
         """Send audio in messages that the carrier takes."""
@@ -195,16 +261,18 @@ class CarrierTransport(ABC):
             return 0
         return queued
 
-    def _mark(self, source: PlayoutSource, now: int) -> None:
+    def _mark(self, source: PlayoutSource, sent_ms: int, now: int) -> None:
         """Ask to be told when all that was sent has been played, if it is time to."""
-        if self._unmarked_ms is None:
+        due = min(self._marked_ms + MARK_EVERY_MS, sent_ms + MARK_AFTER_MS)
+        if now < due:
+            self._due_ms = due
             return
-        if now - self._marked_ms >= MARK_EVERY_MS or now - self._unmarked_ms >= MARK_AFTER_MS:
-            mark = source.take_mark()
-            self._unmarked_ms = None
-            self._marked_ms = now
-            if mark is not None and (message := self._stream.mark(mark)) is not None:
-                self._send(message, speech=True)
+        self._due_ms = 0
+        self._unmarked_ms = None
+        self._marked_ms = now
+        mark = source.take_mark()
+        if mark is not None and (message := self._stream.mark(mark)) is not None:
+            self._send(message, speech=True)
 
     def failed(self) -> None:
         """Sending raised: a fault of ours, which ends this call only."""
@@ -214,11 +282,12 @@ class CarrierTransport(ABC):
         # What has not left yet must not follow the clear; answers that are owed stay.
         self._outbox = deque(entry for entry in self._outbox if not entry[1])
         self._talking = False
+        self._due_ms = 0
         self._paused = False  # what made the buffer full is forgotten; if it is not, we are told
         self._rest = 0
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms = None
-        if not self._silence:
+        if not self._silence and not self._outbox:
             self._pacer.remove(self)
         if self._gone.is_set():
             return
@@ -237,7 +306,6 @@ class CarrierTransport(ABC):
             return
         self._closing = True
         self._pacer.remove(self)
-        self._wake_sender()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S + 0.5):
                 await self._say_goodbye(reason)
@@ -247,62 +315,49 @@ class CarrierTransport(ABC):
 
     async def _say_goodbye(self, reason: str) -> None:
         try:
-            await self._write_owed()
+            self._post_owed()
             if self._gone.is_set():
                 return
             for message in self._stream.end(reason):
-                await self._write(message)
+                self._post(message)
             if self._sending.lingers:
                 async with asyncio.timeout(LINGER_S):
                     await self._gone.wait()
-                await self._write_owed()
-        except (ConnectionError, RuntimeError, TimeoutError):
+                self._post_owed()
+        except (ConnectionError, TimeoutError):
             pass  # it is gone, or will not go: it is closed all the same
 
-    async def _write_owed(self) -> None:
-        """Write what the protocol demands of what is queued, and forget the speech."""
+    def _post_owed(self) -> None:
+        """Post what the protocol demands of what waits, and forget the speech."""
         owed = [message for message, speech in self._outbox if not speech]
         self._outbox.clear()
         for message in owed:
-            await self._write(message)
-
-    async def send_all(self) -> None:
-        """Write what `pump` and `clear` queued, in order, until the socket is closing."""
-        while not self._closing:
-            if not self._outbox:
-                self._news = asyncio.get_running_loop().create_future()
-                try:
-                    await self._news
-                finally:
-                    self._news = None
-                continue
-            try:
-                await self._write(self._outbox.popleft()[0])
-            except (ConnectionError, RuntimeError):  # aiohttp raises both on a closed socket
-                self._lost(ended.CARRIER_CLOSED)
-                return
+            self._post(message)
 
     # --- what comes in ----------------------------------------------------------------------
 
-    def _received(self, data: str | bytes, *, binary: bool) -> bool:
-        """Take one message; False: the stream is over."""
+    def _received(self, data: str | bytes, binary: bool) -> None:
+        """Take one message; `_over` tells whether it was the last."""
+        if self._over:
+            return
         self._messages += 1
         if not self._messages % 256 and self._floods():
             self._lost(ended.CARRIER_PROTOCOL)
-            return False
+            return
         sink = self._sink
         if sink is None:
-            return True
+            return
         fed = self._stream.feed(data, binary)
         if type(fed) is bytes:
             sink.receive_audio(fed)
-            return True
-        return self._take(sink, fed)
+            return
+        self._take(sink, fed)
 
-    def _take(self, sink: CallSink, fed: object) -> bool:
+    def _take(self, sink: CallSink, fed: object) -> None:
         match fed:
             case MarkPlayed(name):
                 sink.receive_mark(name)
+                self._due_ms = 0  # how far speech reaches is known better now
             case Digit(digit):
                 sink.receive_digit(digit)
             case Flow(paused):
@@ -312,30 +367,26 @@ class CarrierTransport(ABC):
                     self.wake()
             case Reply(message, event):
                 self._send(message, speech=False)
-                return event is None or self._take(sink, event)
+                if event is not None:
+                    self._take(sink, event)
             case Stopped():
                 self._gone.set()
                 self._lost(ended.CALLER_HUNG_UP)
-                return False
             case Refuse(reason, code):
                 log.warning("carrier_refused", reason=reason)
                 self._close_code = code
                 self._lost(ended.CARRIER_PROTOCOL)
-                return False
             case Ignored(reason, fault=True):
-                return self._forgive(reason)
+                self._forgive(reason)
             case _:
                 pass
-        return True
 
-    def _forgive(self, reason: str) -> bool:
+    def _forgive(self, reason: str) -> None:
         self._faults += 1
         if self._faults == 1:
             log.warning("carrier_message_ignored", reason=reason)
-        if self._faults <= MAX_FAULTS:
-            return True
-        self._lost(ended.CARRIER_PROTOCOL)
-        return False
+        if self._faults > MAX_FAULTS:
+            self._lost(ended.CARRIER_PROTOCOL)
 
     def _floods(self) -> bool:
         sink = self._sink
@@ -344,17 +395,31 @@ class CarrierTransport(ABC):
         log.warning("carrier_flood", messages=self._messages)
         return True
 
+    # --- what leaves ------------------------------------------------------------------------
+
     def _send(self, message: Message, *, speech: bool) -> None:
+        if not self._outbox and self._unsent() <= MAX_UNSENT_BYTES:
+            self._post_or_lose(message)
+            return
         if len(self._outbox) >= MAX_UNSENT:
             self._lost(ended.CARRIER_CLOSED)
             return
         self._outbox.append((message, speech))
-        self._wake_sender()
+        self._pacer.add(self)
 
-    def _wake_sender(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    def _send_waiting(self) -> None:
+        """What the socket had no room for, as far as it has now."""
+        outbox = self._outbox
+        while outbox and self._unsent() <= MAX_UNSENT_BYTES:
+            self._post_or_lose(outbox.popleft()[0])
+
+    def _post_or_lose(self, message: Message) -> None:
+        try:
+            self._post(message)
+        except ConnectionError:
+            self._lost(ended.CARRIER_CLOSED)
 
     def _lost(self, reason: str) -> None:
-        if self._sink is not None:
+        if not self._over and self._sink is not None:
+            self._over = True
             self._sink.lost(reason)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextvars
+from functools import partial
 
-from aiohttp import WebSocketError, WSMsgType, web
+import structlog
+from aiohttp import WebSocketError, WSMessage, WSMsgType
 
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
@@ -16,37 +18,26 @@ from flowcat_server.core.carrier import (
     Started,
     Stopped,
 )
-from flowcat_server.transports.carrier import CLOSE_TIMEOUT_S, CarrierTransport
+from flowcat_server.transports.carrier import CarrierTransport
+from flowcat_server.transports.media_socket import MediaSocket, Take
 from flowcat_server.transports.pacer import Pacer
 
-MAX_MESSAGE_BYTES = 64 * 1024
+log = structlog.get_logger()
+
 MAX_BYTES_BEFORE_START = 256 * 1024
 """What a socket may send before it has said which call it is; 10 s of audio is 140 kB."""
 MESSAGE_COST_BYTES = 64
 """What any message counts for, however short."""
 
 
-def media_socket(subprotocols: Sequence[str] = ()) -> web.WebSocketResponse:
-    """The server's end of a carrier's media socket, not yet prepared.
-
-    Text arrives as bytes, unchecked: whoever reads the JSON checks it. Compression is not
-    negotiated, so a compressed frame is an error, and so is a long one.
-    """
-    return web.WebSocketResponse(
-        compress=False,
-        decode_text=False,
-        max_msg_size=MAX_MESSAGE_BYTES,
-        timeout=CLOSE_TIMEOUT_S,
-        protocols=tuple(subprotocols),
-    )
-
-
 class WebSocketTransport(CarrierTransport):
     """One call over a carrier's media WebSocket."""
 
+    __slots__ = ("_socket",)
+
     def __init__(
         self,
-        socket: web.WebSocketResponse,
+        socket: MediaSocket,
         stream: CarrierStream,
         started: Started,
         pacer: Pacer,
@@ -55,45 +46,49 @@ class WebSocketTransport(CarrierTransport):
         self._socket = socket
 
     async def serve(self) -> None:
-        """Read the socket until it ends; run by the request's own task, beside `send_all`."""
-        receive = self._socket.receive
+        """Read the socket until it ends; run by a task of the call's."""
+        socket = self._socket
+        # The connection calls outside of any task: logs are to name the call all the same.
+        context = contextvars.copy_context()
+        take: Take = partial(context.run, self._received)  # type: ignore[call-arg]
+        diverted = False
         while True:
-            message = await receive()
-            if message.type is WSMsgType.TEXT:
-                if not self._received(message.data, binary=False):
-                    return
-            elif message.type is WSMsgType.BINARY:
-                if not self._received(message.data, binary=True):
+            diverted = diverted or socket.divert(take)
+            message = await socket.receive()
+            if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
+                self._received(message.data, message.type is WSMsgType.BINARY)
+                if self._over:
                     return
             else:
                 self._gone.set()
-                self._lost(_why(message.type, message.data))
+                self._lost(_why(message))
                 return
 
-    async def _write(self, message: Message) -> None:
-        await write_message(self._socket, message)
+    def _post(self, message: Message) -> None:
+        self._socket.post(message)
+
+    def _unsent(self) -> int:
+        return self._socket.unsent()
 
     async def _close(self, code: int) -> None:
         await self._socket.close(code=code)
 
 
-async def write_message(socket: web.WebSocketResponse, message: Message) -> None:
-    """Send a text message or a binary one."""
-    if isinstance(message, str):
-        await socket.send_str(message)
-    else:
-        await socket.send_bytes(message)
-
-
-def _why(kind: WSMsgType, data: object) -> str:
-    if kind is WSMsgType.CLOSE:
+def _why(message: WSMessage) -> str:
+    """The socket has come to its end, by a close, a break or a fault."""
+    error = message.data
+    if message.type is WSMsgType.CLOSE:
         return ended.CALLER_HUNG_UP
-    # The connection broke, or the peer broke the protocol (RFC 6455 section 7.1.7).
-    return ended.CARRIER_PROTOCOL if isinstance(data, WebSocketError) else ended.CARRIER_CLOSED
+    if isinstance(error, WebSocketError):  # RFC 6455 section 7.1.7
+        return ended.CARRIER_PROTOCOL
+    if isinstance(error, Exception) and not isinstance(error, OSError):
+        log.error("carrier_message_failed", exc_info=error)
+        return ended.SERVER_ERROR
+    return ended.CARRIER_CLOSED
 
 
 async def read_start(
-    socket: web.WebSocketResponse, stream: CarrierStream, timeout_ms: int
+    socket: MediaSocket, stream: CarrierStream, timeout_ms: int
 ) -> Started | Refuse | None:
     """Wait for the stream's start message; None if it does not come in time or the peer leaves.
 
@@ -109,12 +104,12 @@ async def read_start(
                 received += len(message.data) + MESSAGE_COST_BYTES
                 fed: object = stream.feed(message.data, message.type is WSMsgType.BINARY)
                 if isinstance(fed, Reply):
-                    await write_message(socket, fed.message)
+                    socket.post(fed.message)
                     fed = fed.event
                 if isinstance(fed, Started | Refuse):
                     return fed
                 if isinstance(fed, Stopped):
                     return None
-    except (TimeoutError, ConnectionError, RuntimeError):
+    except (TimeoutError, ConnectionError):
         pass
     return None

@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import WSMessage, WSMsgType
 
 from flowcat_server.core.playout import Playout
+from flowcat_server.transports.carrier import MAX_UNSENT_BYTES
+from flowcat_server.transports.media_socket import Take
 from tests import virtual
 
 
@@ -37,9 +39,13 @@ class FakeSocket:
         self.binary: list[tuple[int, bytes]] = []
         self.close_code: int | None = None
         self.closed_at: int | None = None
-        self.blocked: asyncio.Event | None = None
-        """While set and not `is_set`, nothing can be written."""
+        self.blocked = False
+        """While set, the network takes one message more and then none."""
+        self._taken = 0
         self.broken: Exception | None = None
+        self.diverts = False
+        self.take: Take | None = None
+        """What the connection gives messages to, if it `diverts`."""
         self.close_takes_s = 0.0
         for each in arriving:
             self.arrive(each)
@@ -55,19 +61,21 @@ class FakeSocket:
     async def receive(self) -> WSMessage:
         return await self.arriving.get()
 
-    async def send_str(self, text: str) -> None:
-        if self.broken is not None:
-            raise self.broken
-        if self.blocked is not None:
-            await self.blocked.wait()
-        self.sent.append((now_ms(), json.loads(text)))
+    def divert(self, take: Take) -> bool:
+        self.take = take
+        return self.diverts
 
-    async def send_bytes(self, data: bytes) -> None:
+    def post(self, message: str | bytes) -> None:
         if self.broken is not None:
             raise self.broken
-        if self.blocked is not None:
-            await self.blocked.wait()
-        self.binary.append((now_ms(), data))
+        self._taken += self.blocked
+        if isinstance(message, str):
+            self.sent.append((now_ms(), json.loads(message)))
+        else:
+            self.binary.append((now_ms(), message))
+
+    def unsent(self) -> int:
+        return MAX_UNSENT_BYTES + 1 if self.blocked and self._taken else 0
 
     async def close(self, *, code: int = 1000) -> bool:
         self.close_code = code

@@ -94,10 +94,7 @@ class Line:
         self.began = now_ms()
         self.pushed = b""
         self._turn = 0
-        self._tasks = [
-            asyncio.create_task(self.transport.send_all()),
-            asyncio.create_task(self.transport.serve()),
-        ]
+        self._tasks = [asyncio.create_task(self.transport.serve())]
 
     async def __aenter__(self) -> Line:
         return self
@@ -306,17 +303,55 @@ async def test_a_clear_drops_speech_and_not_what_the_protocol_demands():
     async with Line(FRAMES, PCM_16K) as line:
         await passes(5)
         assert line.texts == ["accepted"]
-        line.socket.blocked = asyncio.Event()
+        line.socket.blocked = True
         line.begin()
         line.push(2000)
         line.socket.arrive({"event": "ask"})
         await passes(50)
         line.transport.clear()
         line.playout.clear(line.sink.now_ms())
-        line.socket.blocked.set()
+        line.socket.blocked = False
         await passes(500)
         assert line.texts == ["accepted", "answer", "clear"]
         assert len(line.messages) == 1  # with the socket already
+
+
+@pytest.mark.parametrize("sending", [FRAMES, PACED, FILLED])
+@on_virtual_time
+async def test_what_is_owed_leaves_a_slow_socket_though_nobody_speaks(sending: Sending):
+    async with Line(sending) as line:
+        await passes(5)
+        line.socket.blocked = True
+        line.begin()
+        line.push(20)
+        await passes(60)
+        line.socket.arrive({"event": "ask"})
+        line.socket.arrive({"event": "full"})
+        await passes(500)
+        assert line.texts == ["accepted"]
+        line.transport.clear()
+        line.playout.clear(line.sink.now_ms())
+        line.socket.blocked = False
+        await passes(50)
+        assert line.texts == ["accepted", "answer", "clear"]
+        await passes(500)
+        assert (line.pacer._timer is None) is not sending.fills
+
+
+@on_virtual_time
+async def test_a_full_buffer_does_not_keep_back_what_is_owed():
+    async with Line(FRAMES, PCM_16K) as line:
+        await passes(5)
+        line.socket.arrive({"event": "full"})
+        await passes(5)
+        line.socket.blocked = True
+        line.socket.arrive({"event": "ask"})
+        line.socket.arrive({"event": "ask"})
+        await passes(100)
+        assert line.texts == ["accepted", "answer"]
+        line.socket.blocked = False
+        await passes(50)
+        assert line.texts == ["accepted", "answer", "answer"]
 
 
 @on_virtual_time

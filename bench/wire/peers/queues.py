@@ -16,7 +16,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from flowcat_server.carriers import twilio
-from flowcat_server.core.carrier import Stopped
+from flowcat_server.core.carrier import Account, CarrierStream, Request, Stopped
 from flowcat_server.core.frames import AudioIn, AudioOut
 
 STAGES = 7
@@ -31,19 +31,19 @@ async def stage(source: asyncio.Queue[AudioIn], target: asyncio.Queue[AudioIn]) 
 
 
 async def speak(
-    source: asyncio.Queue[AudioIn], socket: web.WebSocketResponse, stream: twilio.Stream
+    source: asyncio.Queue[AudioIn], socket: web.WebSocketResponse, stream: CarrierStream
 ) -> None:
     """The last stage: what was heard is said."""
     while True:
         frame = AudioOut(0, (await source.get()).payload, 0)
-        await socket.send_str(stream.audio(frame.payload))
+        await socket.send_str(str(stream.audio(frame.payload)))
 
 
 async def media(request: web.Request) -> web.WebSocketResponse:
     """One call."""
     socket = web.WebSocketResponse(compress=False, decode_text=False, max_msg_size=65536)
     await socket.prepare(request)
-    stream = twilio.Stream()
+    stream = twilio.CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
     queues: list[asyncio.Queue[AudioIn]] = [asyncio.Queue(MOST) for _ in range(STAGES)]
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(stage(*pair)) for pair in zip(queues, queues[1:], strict=False)]

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any
-
 import pytest
 
 from flowcat_server.core import ended, events
-from tests import virtual
 from tests.callscript import Script, call
+from tests.virtual import on_virtual_time
 
 TOPOLOGY = """
 topology:
@@ -21,17 +16,6 @@ topology:
   tts: {provider: scripted, options: {first_audio_ms: 100, ms_per_char: 50}}
 """  # noqa: E501
 AGENT = "agent: {prompt: Be kind., greeting: Good morning to you.}\n" + TOPOLOGY
-
-
-def on_virtual_time(
-    test: Callable[..., Coroutine[Any, Any, None]],
-) -> Callable[..., None]:
-    @functools.wraps(test)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        virtual.run(test(*args, **kwargs))
-
-    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    return wrapper
 
 
 both_wires = pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "browser"])

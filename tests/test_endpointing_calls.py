@@ -6,7 +6,7 @@ import pytest
 
 from flowcat_server.core import events
 from tests.callscript import VOICE, call
-from tests.test_conversation_calls import on_virtual_time
+from tests.virtual import on_virtual_time
 
 AGENT = """
 agent:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +14,7 @@ from flowcat_server.core.interfaces import ModelEvent, ModelRequest
 from flowcat_server.providers.llm.scripted import ScriptedLlm, ScriptedLlmOptions
 from tests import virtual
 from tests.callscript import VOICE, Script, call
+from tests.virtual import on_virtual_time
 
 GREETING = "Good morning to you. Please key in your number, or tell me what it is about."
 CASCADED = """
@@ -34,15 +32,6 @@ TOPOLOGIES = {"cascaded": CASCADED, "speech to speech": REALTIME}
 
 def agent(more: str, topology: str = CASCADED) -> str:
     return f'agent: {{prompt: Be kind., greeting: "{GREETING}"{more}}}\n{topology}'
-
-
-def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        virtual.run(test(*args, **kwargs))
-
-    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    return wrapper
 
 
 both_wires = pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "browser"])

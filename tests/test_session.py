@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from flowcat_server.errors import ProviderUnavailable
 from flowcat_server.session import Session
 from tests import virtual
 from tests.callscript import SILENCE, LoopbackTransport
+from tests.virtual import on_virtual_time
 
 
 class Ear(Processor):
@@ -92,14 +92,6 @@ class Running:
     def end_event(self) -> events.CallEnded:
         assert isinstance(self.events[-1], events.CallEnded)
         return self.events[-1]
-
-
-def on_virtual_time(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    def wrapper() -> None:
-        virtual.run(test())  # type: ignore[arg-type]
-
-    wrapper.__name__, wrapper.__doc__ = test.__name__, test.__doc__  # type: ignore[attr-defined]
-    return wrapper
 
 
 @on_virtual_time

@@ -27,7 +27,7 @@ from flowcat_server.providers import tones
 from flowcat_server.tools.toolbox import Tool
 from tests.callscript import VOICE, Script, call, loaded, parts
 from tests.fakes.thinker import Thinker
-from tests.test_conversation_calls import on_virtual_time
+from tests.virtual import on_virtual_time
 
 TOPOLOGY = """
 tools:

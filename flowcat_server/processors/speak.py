@@ -114,7 +114,7 @@ class SpeakProcessor(Processor):
 
     def can_say(self, text: str) -> bool:
         """Whether a text can be heard though the voice is silent."""
-        return self._clip(text) is not None or self._last_clip(text) is not None
+        return self._last_clip(text) is not None
 
     def overtake(self, turn: int) -> int | None:
         """Speak this reply, which is about to begin, before the one that waits for the voice.

@@ -15,7 +15,7 @@ from flowcat_server.providers.tts.scripted import ScriptedTts, ScriptedTtsOption
 from flowcat_server.startup import first_texts, last_words
 from tests.callscript import Script, call, loaded, parts
 from tests.fakes.thinker import Thinker
-from tests.test_conversation_calls import on_virtual_time
+from tests.virtual import on_virtual_time
 
 YAML = """
 agent: {prompt: Help., greeting: "Hello there. How are you?"}

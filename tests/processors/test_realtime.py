@@ -6,9 +6,7 @@ The pipeline, the ledger and the session are the real ones.
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -31,10 +29,10 @@ from flowcat_server.core.interfaces import (
 from flowcat_server.processors.reply import MAX_ROUNDS
 from flowcat_server.providers.vad.scripted import PROVIDER as SCRIPTED_VAD
 from flowcat_server.tools.toolbox import Tool
-from tests import virtual
 from tests.callscript import VOICE, Script, call
 from tests.fakes.settings import settings
 from tests.fakes.talker import Vendor, says, sound, turn_of
+from tests.virtual import on_virtual_time
 
 AGENT = """
 agent: {prompt: Be kind., greeting: Good morning to you.}
@@ -55,15 +53,6 @@ agent:
       - {id: p, source: start, target: pass, label: Pass, data: {condition: A person is wanted}}
 topology: {mode: realtime, provider: scripted}
 """
-
-
-def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        virtual.run(test(*args, **kwargs))
-
-    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    return wrapper
 
 
 both_wires = pytest.mark.parametrize("buffers", [True, False], ids=["carrier", "browser"])

@@ -35,7 +35,8 @@ from flowcat_server.providers.vad.energy import PROVIDER as ENERGY
 from tests.callscript import VOICE, Script, call, loaded, parts
 from tests.fakes.settings import settings
 from tests.fakes.talker import Vendor, sound, turn_of
-from tests.processors.test_realtime import GRAPH, TOOL_AGENT, on_virtual_time, tool
+from tests.processors.test_realtime import GRAPH, TOOL_AGENT, tool
+from tests.virtual import on_virtual_time
 
 GONE = ProviderUnavailable("x", "gone")
 REFUSED = ProviderRefused("x", "no")

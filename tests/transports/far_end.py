@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import json
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import WSMessage, WSMsgType
 
+from flowcat_server.core.audio import AudioFormat
+from flowcat_server.core.carrier import CarrierStream, Started
 from flowcat_server.core.playout import Playout
 from flowcat_server.transports.carrier import MAX_UNSENT_BYTES
 from flowcat_server.transports.media_socket import Take
-from tests import virtual
-
-
-def on_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        virtual.run(test(*args, **kwargs))
-
-    wrapper.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
-    return wrapper
+from flowcat_server.transports.pacer import Pacer
+from flowcat_server.transports.websocket import WebSocketTransport
 
 
 def now_ms() -> int:
@@ -114,3 +105,52 @@ class Sink:
 
     def lost(self, reason: str) -> None:
         self.reasons.append(reason)
+
+
+class FarLine:
+    """A transport between a socket and a ledger. Each byte of speech tells its position."""
+
+    lowest = 0
+    """The least byte of speech; above 0, silence that is sent between it can be told from it."""
+
+    def __init__(
+        self, socket: FakeSocket, stream: CarrierStream, started: Started, audio: AudioFormat
+    ) -> None:
+        self.socket = socket
+        self.pacer = Pacer()
+        self.transport = WebSocketTransport(socket, stream, started, self.pacer)  # type: ignore[arg-type]
+        self.sink = Sink()
+        self.playout = Playout(
+            audio, delay_ms=self.transport.delay_ms, marks=self.transport.buffers
+        )
+        self.sink.playout = self.playout
+        self.transport.attach(self.sink, self.playout)
+        self.began = now_ms()
+        self.pushed = b""
+        self._turn = 0
+        self._per_ms = audio.sample_rate * audio.sample_bytes / 1000
+        self._sample_bytes = audio.sample_bytes
+        self._tasks = [asyncio.create_task(self.transport.serve())]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.pacer.remove(self.transport)
+        await asyncio.sleep(0.05)
+
+    def begin(self) -> None:
+        self._turn += 1
+        self.playout.begin(self._turn)
+        self.playout.add_piece(self._turn, "hello")
+
+    def push(self, ms: float) -> None:
+        """Speech of the reply that was begun."""
+        size = round(ms * self._per_ms / self._sample_bytes) * self._sample_bytes
+        audio = bytes((len(self.pushed) + n) % 251 + self.lowest for n in range(size))
+        self.pushed += audio
+        self.playout.push(self._turn, 0, audio, self.sink.now_ms())
+        self.transport.wake()

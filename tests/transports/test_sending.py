@@ -23,11 +23,10 @@ from flowcat_server.core.carrier import (
     Started,
     Stopped,
 )
-from flowcat_server.core.playout import Playout
 from flowcat_server.transports import carrier
-from flowcat_server.transports.pacer import Pacer
-from flowcat_server.transports.websocket import WebSocketTransport, read_start
-from tests.transports.far_end import FakeSocket, Sink, now_ms, on_virtual_time
+from flowcat_server.transports.websocket import read_start
+from tests.transports.far_end import FakeSocket, FarLine, now_ms
+from tests.virtual import on_virtual_time
 
 FRAMES = Sending(unit=640, least=640, most=640)
 """Exactly 20 ms at 16 kHz."""
@@ -71,53 +70,15 @@ class Plain(PcmStream):
         return [f'{{"event":"end","reason":"{reason}"}}']
 
 
-class Line:
-    """A transport with everything around it."""
+class Line(FarLine):
+    """A transport with everything around it; what it sends is binary."""
+
+    lowest = 1
 
     def __init__(self, sending: Sending, audio: AudioFormat = PCM_8K) -> None:
         self.audio = audio
-        self.socket = FakeSocket()
-        self.pacer = Pacer()
         started = Started("c", "s", input_format=audio, output_format=audio, sending=sending)
-        self.transport = WebSocketTransport(
-            self.socket,  # type: ignore[arg-type]
-            Plain(),
-            started,
-            self.pacer,
-        )
-        self.sink = Sink()
-        self.playout = Playout(
-            audio, delay_ms=self.transport.delay_ms, marks=self.transport.buffers
-        )
-        self.sink.playout = self.playout
-        self.transport.attach(self.sink, self.playout)
-        self.began = now_ms()
-        self.pushed = b""
-        self._turn = 0
-        self._tasks = [asyncio.create_task(self.transport.serve())]
-
-    async def __aenter__(self) -> Line:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.pacer.remove(self.transport)
-        await asyncio.sleep(0.05)
-
-    def begin(self) -> None:
-        self._turn += 1
-        self.playout.begin(self._turn)
-        self.playout.add_piece(self._turn, "hello")
-
-    def push(self, ms: float) -> None:
-        """Speech without a zero in it, each byte of which tells its position."""
-        size = round(ms * self.audio.sample_rate / 1000) * 2
-        audio = bytes((len(self.pushed) + n) % 251 + 1 for n in range(size))
-        self.pushed += audio
-        self.playout.push(self._turn, 0, audio, self.sink.now_ms())
-        self.transport.wake()
+        super().__init__(FakeSocket(), Plain(), started, audio)
 
     @property
     def messages(self) -> list[tuple[int, bytes]]:

@@ -19,8 +19,9 @@ from flowcat_server.core.carrier import Account, CarrierStream, Request, Sending
 from flowcat_server.core.playout import Playout
 from flowcat_server.transports import carrier, websocket
 from flowcat_server.transports.pacer import TICK_MS, Pacer
-from flowcat_server.transports.websocket import WebSocketTransport, read_start
-from tests.transports.far_end import FakeSocket, Sink, now_ms, on_virtual_time
+from flowcat_server.transports.websocket import read_start
+from tests.transports.far_end import FakeSocket, FarLine, now_ms
+from tests.virtual import on_virtual_time
 
 START = json.dumps({"event": "start", "streamSid": "MZ1", "start": {"callSid": "CA1"}})
 BYTES_PER_MS = 8
@@ -31,53 +32,15 @@ def opened() -> CarrierStream:
     return twilio.CARRIER.open(Account(), Request("GET", "wss://a.example/ws"))
 
 
-class Line:
-    """A transport with everything around it."""
+class Line(FarLine):
+    """A transport with everything around it; what it sends is Twilio's."""
 
     def __init__(self, *arriving: object) -> None:
-        self.socket = FakeSocket(*arriving)
         self.stream = opened()
         started = self.stream.feed(START)
         assert isinstance(started, Started)
-        self.pacer = Pacer()
-        self.transport = WebSocketTransport(
-            self.socket,  # type: ignore[arg-type]
-            self.stream,
-            started,
-            self.pacer,
-        )
-        self.sink = Sink()
-        self.playout = Playout(MULAW_8K, delay_ms=self.transport.delay_ms, marks=True)
-        self.sink.playout = self.playout
-        self.transport.attach(self.sink, self.playout)
-        self.began = now_ms()
-        self.pushed = b""
         self.longest_lead = 0
-        self._turn = 0
-        self._tasks = [asyncio.create_task(self.transport.serve())]
-
-    async def __aenter__(self) -> Line:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.pacer.remove(self.transport)
-        await asyncio.sleep(0.05)
-
-    def begin(self) -> None:
-        self._turn += 1
-        self.playout.begin(self._turn)
-        self.playout.add_piece(self._turn, "hello")
-
-    def push(self, ms: float) -> None:
-        """Speech, each byte of which tells its position."""
-        size = int(ms * BYTES_PER_MS)
-        audio = bytes((len(self.pushed) + n) % 251 for n in range(size))
-        self.pushed += audio
-        self.playout.push(self._turn, 0, audio, self.sink.now_ms())
-        self.transport.wake()
+        super().__init__(FakeSocket(*arriving), self.stream, started, MULAW_8K)
 
     async def passes(self, ms: int) -> None:
         for _ in range(ms // 5):

@@ -9,12 +9,10 @@ waits on a bounded `asyncio.Queue`. No clock, no ledger.
 from __future__ import annotations
 
 import asyncio
-import gc
-import sys
 
-import uvloop
 from aiohttp import WSMsgType, web
 
+from bench.wire.peers.serving import serve
 from flowcat_server.carriers import twilio
 from flowcat_server.core.carrier import Account, CarrierStream, Request, Stopped
 from flowcat_server.core.frames import AudioIn, AudioOut
@@ -64,23 +62,5 @@ async def media(request: web.Request) -> web.WebSocketResponse:
     return socket
 
 
-async def application() -> web.Application:
-    """The server."""
-    app = web.Application()
-    app.router.add_get("/media", media)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    return app
-
-
 if __name__ == "__main__":
-    web.run_app(
-        application(),
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        access_log=None,
-        backlog=1024,
-        print=lambda *_: None,
-        loop=uvloop.new_event_loop(),
-    )
+    serve(media)

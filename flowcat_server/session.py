@@ -17,6 +17,7 @@ import structlog
 
 from flowcat_server.core import ended, events
 from flowcat_server.core.agent import Agent
+from flowcat_server.core.control import LineControl, Progress
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
 from flowcat_server.core.graph import TransferTarget
@@ -65,6 +66,21 @@ class Line(Protocol):
     def played(self) -> None:
         """A mark came back."""
 
+    def progress(self) -> Progress:
+        """Where the conversation stands."""
+
+    def introduction(self, target: TransferTarget) -> str:
+        """What is said first to a person who takes over the call."""
+
+    def hold(self, *, wanted: bool) -> bool:
+        """Have the caller wait, or not any longer; says whether that changed anything."""
+
+    def transfer_failed(self, target: TransferTarget) -> None:
+        """Nobody could be reached: the caller is told."""
+
+    def send_keys(self, keys: str) -> None:
+        """Keys are sent to the far end, as if the agent had said them."""
+
     def stop(self) -> None:
         """The call is over: of what the agent says, nothing more will be heard."""
 
@@ -83,12 +99,15 @@ class Session:
         "_children",
         "_context",
         "_epoch",
+        "_handing",
+        "_handing_lost",
         "_last_media_ms",
         "_late_since",
         "_least_late",
         "_line",
         "_loop",
         "_max_call_ms",
+        "_moving",
         "_media_timeout_ms",
         "_on_provider_error",
         "_over",
@@ -99,6 +118,7 @@ class Session:
         "_timers",
         "agent_name",
         "channel",
+        "control",
         "detail",
         "frames_in",
         "from_number",
@@ -147,6 +167,9 @@ class Session:
         self.reason: str | None = None
         self.detail = ""
         self.transfer: TransferTarget | None = None
+        """To whom the call has been passed on."""
+        self.control: LineControl | None = None
+        """What the far end can do; None: nothing but carry audio."""
         self.frames_in = 0
         self._build = build
         self._before_hang_up = before_hang_up
@@ -156,6 +179,12 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._epoch = self._loop.time()
         self._subscribers: tuple[Subscriber, ...] = ()
+        self._moving: asyncio.Task[None] | None = None
+        """The call is being passed on."""
+        self._handing = False
+        """The far end has been asked to take the call out of our hands."""
+        self._handing_lost = ""
+        """Why our end of it was lost meanwhile."""
         self._over = asyncio.Event()
         self._running = False
         self._children: set[asyncio.Task[None]] = set()
@@ -242,18 +271,63 @@ class Session:
         self._on_provider_error(error.stage or "call", error.provider, error)
         self.publish(events.Notice(self.now_ms(), "error", "provider_failed", error.detail))
 
+    @property
+    def moving(self) -> bool:
+        """The call is being passed on."""
+        return self._moving is not None
+
     def pass_on(self, target: TransferTarget, cause: str = "") -> None:
-        """End the call; the door asks the carrier to connect the caller to `target`."""
-        self.transfer = target
+        """Pass the call on; it ends when that has been done, and else goes on."""
+        if self._moving is not None or self.reason is not None:
+            return
         self.publish(
             events.Notice(self.now_ms(), "info", "transfer", f"Passing the call to {target.name}.")
         )
-        self.end(ended.AGENT_TRANSFERRED, f"{target.name}, for {cause}" if cause else target.name)
+        self._moving = self.spawn("transfer", self._pass_on(target, cause))
+
+    async def _pass_on(self, target: TransferTarget, cause: str) -> None:
+        line, failure = self._line, "the far end cannot pass calls on"
+        if self.control is not None and line is not None:
+            introduction = line.introduction(target)
+            failure = await self.control.transfer(target, introduction, line.progress())
+        self._moving = None
+        if not failure:
+            self.transfer = target
+            detail = f"{target.name}, for {cause}" if cause else target.name
+            self.end(ended.AGENT_TRANSFERRED, detail)
+            return
+        log.warning("transfer_failed", target=target.name, reason=failure)
+        self.publish(
+            events.Notice(
+                self.now_ms(), "warning", "transfer_failed", f"{target.name}: {failure}"
+            )
+        )
+        if line is not None and self.reason is None:
+            line.hold(wanted=False)
+            line.transfer_failed(target)
+
+    async def hand_over(self, request: Awaitable[bool]) -> bool:
+        """Await a request that takes the call out of our hands; says whether it did.
+
+        That the far end leaves us meanwhile is what was asked for, and no hang-up.
+        """
+        self._handing = True
+        try:
+            done = await request
+        finally:
+            self._handing = False
+        if not done and self._handing_lost:
+            self.end(self._handing_lost)
+        return done
+
+    async def press(self, keys: str) -> bool:
+        """Send keys to the far end; False: it takes them as sound only."""
+        return self.control is not None and await self.control.press(keys)
 
     def own(self, task: asyncio.Task[None]) -> None:
         """End the call when this task ends: it is the transport's loop."""
         self._owned.add(task)
-        task.add_done_callback(lambda _: self.end(ended.CALLER_HUNG_UP))
+        task.add_done_callback(lambda _: self.lost(ended.CALLER_HUNG_UP))
 
     def receive_audio(self, payload: bytes) -> None:
         """The next piece of the caller's audio."""
@@ -286,7 +360,10 @@ class Session:
 
     def lost(self, reason: str) -> None:
         """The far end is gone."""
-        self.end(reason)
+        if self._handing:
+            self._handing_lost = self._handing_lost or reason
+        else:
+            self.end(reason)
 
     # --- for the server -----------------------------------------------------------------------
 
@@ -294,6 +371,21 @@ class Session:
     def running(self) -> bool:
         """The call has begun, and its pipeline with it; it may be on its way out."""
         return self._running
+
+    def hold(self) -> bool:
+        """Have the caller wait; False: they do already, or the call has not begun."""
+        return self._line is not None and self.reason is None and self._line.hold(wanted=True)
+
+    def resume(self) -> bool:
+        """Go on with a caller who waits; False: they do not, or are being passed on."""
+        if self._line is None or self.reason is not None or self._moving is not None:
+            return False
+        return self._line.hold(wanted=False)
+
+    def send_keys(self, keys: str) -> None:
+        """Send keys to the far end, behind what the agent is saying."""
+        if self._line is not None and self.reason is None:
+            self.protect(self._line.send_keys, keys)
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Hear every event from now on. A subscriber must not block."""

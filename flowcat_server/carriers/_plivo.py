@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from flowcat_server.carriers._http import (
+    E164,
     Answer,
     call_status,
     detected,
@@ -25,15 +26,19 @@ from flowcat_server.carriers._http import (
     with_plus,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
+from flowcat_server.carriers._values import short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
     Detected,
     Dial,
+    DialOver,
     Document,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -197,6 +202,68 @@ class PlivoLike(Carrier):
         api = account.api or self.api
         url = f"{api}/Account/{path_part(owner)}/Call/{path_part(call.call_id)}/"
         return self.credentials(RestRequest("DELETE", url), owner, account.secret)
+
+    def transfer(
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch another document."""
+        del phone, now_s
+        return self._redirect(account, call, handing)
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """``<Dial>``; who is called sees the number that was called."""
+        del account
+        about = {"timeout": str(handing.ring_s)}
+        if E164.fullmatch(call.from_number):
+            about["callerId"] = call.from_number.lstrip("+")
+        if handing.over_url:
+            about |= {"action": handing.over_url, "method": "POST"}
+        number = element("Number", {}, content(phone.lstrip("+")))
+        return Document(document(element("Dial", about, number) + "<Hangup/>"))
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``DialStatus`` of what ``<Dial action>`` asks."""
+        status = text(request.fields.get("DialStatus"))
+        return DialOver(status == "completed", short(status)) if status else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch the document that puts it into a conference."""
+        del other, room, now_s
+        return self._redirect(account, call, handing) if self.joins_calls else None
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """``<Conference>``, which ends when one of them leaves it."""
+        del other
+        about = {"endConferenceOnExit": "true", "maxMembers": "2"}
+        return Document(document(element("Conference", about, content(room)) + "<Hangup/>"))
+
+    def hung_up(self) -> Document:
+        """``<Hangup/>``."""
+        return Document(document("<Hangup/>"))
+
+    def _redirect(self, account: Account, call: LiveCall, handing: Handing) -> RestRequest | None:
+        owner = account.id or call.account_id
+        if not (account.secret and owner and handing.document_url):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Account/{path_part(owner)}/Call/{path_part(call.call_id)}/"
+        body = {"legs": "aleg", "aleg_url": handing.document_url, "aleg_method": "POST"}
+        return self.credentials(RestRequest("POST", url, json=body), owner, account.secret)
 
     def credentials(self, request: RestRequest, owner: str, secret: str) -> RestRequest:
         """A request with what proves who asks."""

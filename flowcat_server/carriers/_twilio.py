@@ -25,16 +25,19 @@ from flowcat_server.carriers._http import (
     wire_bytes,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
-from flowcat_server.carriers._values import first
+from flowcat_server.carriers._values import first, short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
     Detected,
     Dial,
+    DialOver,
     Document,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -203,11 +206,38 @@ class TwilioLike(Carrier):
         return self._update(account, call, {"Status": "completed"})
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Replaces the call's instructions by a dial; this ends our stream."""
         del now_s
-        return self._update(account, call, {"Twiml": dial(phone, call.from_number)})
+        return self._update(account, call, {"Twiml": dial(phone, call.from_number, handing)})
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``DialCallStatus`` of what ``<Dial action>`` asks."""
+        status = text(fields_of(request).get("DialCallStatus"))
+        return DialOver(status in ("completed", "answered"), short(status)) if status else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Puts the call into a conference that ends when one of them leaves it."""
+        del other, now_s, handing
+        return self._update(account, call, {"Twiml": conference(room)})
+
+    def hung_up(self) -> Document:
+        """``<Hangup/>``."""
+        return Document(document("<Hangup/>"))
 
     def _update(
         self, account: Account, call: LiveCall, form: Mapping[str, str]
@@ -220,10 +250,18 @@ class TwilioLike(Carrier):
         return RestRequest("POST", url, basic(owner, account.secret), form=form)
 
 
-def dial(phone: str, caller_id: str = "") -> str:
+def dial(phone: str, caller_id: str = "", handing: Handing = NOWHERE) -> str:
     """The document that passes the call on to another number and ends with it."""
-    shown = {"callerId": caller_id} if E164.fullmatch(caller_id) else {}
-    return document(element("Dial", shown, content(phone)) + "<Hangup/>")
+    about = {"callerId": caller_id} if E164.fullmatch(caller_id) else {}
+    if handing.over_url:
+        about |= {"timeout": str(handing.ring_s), "action": handing.over_url, "method": "POST"}
+    return document(element("Dial", about, content(phone)) + "<Hangup/>")
+
+
+def conference(room: str) -> str:
+    """The document that puts a call into a room for two, without a beep and without music."""
+    about = {"beep": "false", "waitUrl": "", "endConferenceOnExit": "true", "maxParticipants": "2"}
+    return document(element("Dial", {}, element("Conference", about, content(room))) + "<Hangup/>")
 
 
 # --- signatures ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowcat_server.carriers._http import (
+    E164,
     Answer,
     call_status,
     detected,
@@ -40,17 +41,20 @@ from flowcat_server.carriers._values import (
     short,
     text,
 )
-from flowcat_server.carriers._xml import document, element
+from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.audio import MULAW_8K, AudioFormat
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
     Detected,
     Dial,
+    DialOver,
     Document,
     Fed,
+    Handing,
     Ignored,
     LiveCall,
     Request,
@@ -262,6 +266,72 @@ class Bandwidth(Carrier):
         del now_s
         return self._post(account, f"/{path_part(call.call_id)}", {"state": "completed"})
 
+    def transfer(
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch other BXML."""
+        del phone, now_s
+        return self._redirect(account, call, handing)
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """``<Transfer>``: https://dev.bandwidth.com/docs/voice/bxml/transfer."""
+        about = {"callTimeout": str(handing.ring_s)}
+        if E164.fullmatch(call.from_number):
+            about["transferCallerId"] = call.from_number
+        if handing.over_url:
+            about["transferCompleteUrl"] = handing.over_url
+            if account.password:
+                about |= {"username": account.user, "password": account.password}
+        number = element("PhoneNumber", {}, content(phone))
+        body = element("Transfer", about, number) + "<Hangup/>"
+        return Document(document(body), "application/xml")
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``transferComplete``: the cause is that of the leg that was dialled last."""
+        fields = fields_of(request)
+        if fields.get("eventType") != "transferComplete":
+            return None
+        cause = text(fields.get("cause"))
+        return DialOver(cause == "hangup", short(cause))
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch the ``<Bridge>`` to the other."""
+        del other, room, now_s
+        return self._redirect(account, call, handing)
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """``<Bridge>``; when one hangs up, the other is hung up."""
+        del room
+        body = element("Bridge", {}, content(other.call_id)) + "<Hangup/>"
+        return Document(document(body), "application/xml")
+
+    def hung_up(self) -> Document:
+        """``<Hangup/>``."""
+        return Document(document("<Hangup/>"), "application/xml")
+
+    def _redirect(self, account: Account, call: LiveCall, handing: Handing) -> RestRequest | None:
+        if not handing.document_url:
+            return None
+        body = {"redirectUrl": handing.document_url, "redirectMethod": "POST"}
+        if account.password:
+            body |= {"username": account.user, "password": account.password}
+        return self._post(account, f"/{path_part(call.call_id)}", body)
+
     def _post(self, account: Account, path: str, body: Mapping[str, Any]) -> RestRequest | None:
         owner = account.options.get("account_id", "")
         if not (account.secret and account.id and owner):
@@ -283,6 +353,9 @@ CARRIER = Bandwidth(
     unverified="every message: they rest on documentation of 2023 and one other project's code; "
     "whether a call that still rings can be ended",
     has_status=True,
+    moves_calls=True,
+    joins_calls="caller",
+    tells_keys=False,
     dial_keys=("account_id", "client_id", "client_secret", "application_id"),
     detection="`machineDetection`, asynchronous",
 )

@@ -27,9 +27,11 @@ from flowcat_server.carriers._http import (
 from flowcat_server.carriers._twilio import STATUSES, TwilioLike, dial
 from flowcat_server.carriers._values import first
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
     Dial,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -101,7 +103,12 @@ class Cloudonix(TwilioLike):
         return RestRequest("DELETE", url, f"Bearer {account.secret}")
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Gives the session a new document."""
         del now_s
@@ -112,7 +119,7 @@ class Cloudonix(TwilioLike):
             f"{account.api or self.api}/calls/{path_part(owner)}"
             f"/sessions/{path_part(call.call_id)}/application"
         )
-        document = dial(phone, call.from_number)
+        document = dial(phone, call.from_number, handing)
         return RestRequest("POST", url, f"Bearer {account.secret}", json={"cxml": document})
 
 

@@ -156,6 +156,7 @@ CARRIER = Exotel(
     "callbacks; that `connect.json` answers in JSON",
     has_status=True,
     dial_keys=("account_sid", "api_key", "api_token"),
+    returns_to_flow=True,
     ticket_in="path",
     handshake_suffices=True,
     basic_on_socket=True,

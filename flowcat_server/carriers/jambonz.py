@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowcat_server.carriers._http import (
+    E164,
     Answer,
     call_status,
     detected,
@@ -46,14 +47,17 @@ from flowcat_server.carriers._values import (
 )
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
     Detected,
     Dial,
+    DialOver,
     Document,
     Fed,
+    Handing,
     Ignored,
     LiveCall,
     MarkPlayed,
@@ -139,10 +143,10 @@ class Stream(PcmStream):
         """Drops what was not played."""
         return '{"type":"killAudio"}'
 
-    def end(self, reason: str) -> Sequence[Message]:
-        """Ends the verb; the next one hangs up."""
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
+        """Ends the verb; the next one hangs up, unless the call has been given others."""
         del reason
-        return ['{"type":"disconnect"}'] if self._started else ()
+        return ['{"type":"disconnect"}'] if self._started and not target else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +261,72 @@ class Jambonz(Carrier):
         body = {"call_status": "no-answer"}
         return RestRequest("PUT", url, f"Bearer {account.secret}", json=body)
 
+    def transfer(
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch other verbs."""
+        del phone, now_s
+        return self._redirect(account, call, handing)
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """The verb ``dial``: https://docs.jambonz.org/verbs/verbs/dial."""
+        del account
+        verb: dict[str, Any] = {
+            "verb": "dial",
+            "target": [{"type": "phone", "number": phone}],
+            "answerOnBridge": True,
+            "timeout": handing.ring_s,
+        }
+        if E164.fullmatch(call.from_number):
+            verb["callerId"] = call.from_number
+        if handing.over_url:
+            verb["actionHook"] = {"url": handing.over_url, "method": "POST"}
+        return Document(encode_json([verb, {"verb": "hangup"}]), "application/json")
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``dial_call_status`` of what ``actionHook`` asks."""
+        status = text(fields_of(request).get("dial_call_status"))
+        return DialOver(status in ("completed", "in-progress"), short(status)) if status else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch the verb that puts it into a conference."""
+        del other, room, now_s
+        return self._redirect(account, call, handing)
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """The verb ``conference``, which ends when one of them leaves it."""
+        del other
+        verb = {"verb": "conference", "name": room, "endConferenceOnExit": True, "beep": False}
+        return Document(encode_json([verb, {"verb": "hangup"}]), "application/json")
+
+    def hung_up(self) -> Document:
+        """The verb ``hangup``."""
+        return Document(encode_json([{"verb": "hangup"}]), "application/json")
+
+    def _redirect(self, account: Account, call: LiveCall, handing: Handing) -> RestRequest | None:
+        owner = account.id or call.account_id
+        if not (account.secret and owner and handing.document_url):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Accounts/{path_part(owner)}/Calls/{path_part(call.call_id)}"
+        body = {"call_hook": {"url": handing.document_url, "method": "POST"}}
+        return RestRequest("PUT", url, f"Bearer {account.secret}", json=body)
+
 
 def _parts(header: str) -> tuple[str, list[str]]:
     """The time and the signatures of ``t=..,v1=..,v1=..``."""
@@ -286,6 +356,8 @@ CARRIER = Jambonz(
     unverified="how exactly the signed body is written; whether a call that is made takes our "
     "`call_hook` rather than its application's",
     has_status=True,
+    moves_calls=True,
+    joins_calls="both",
     dial_keys=("account_sid", "api_key", "application_sid"),
     detection="`amd`",
     subprotocols=("audio.jambonz.org", "audio.drachtio.org"),

@@ -30,6 +30,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flowcat_server.carriers._http import (
+    CALL_ID,
     E164,
     Answer,
     call_status,
@@ -42,15 +43,18 @@ from flowcat_server.carriers._http import (
 from flowcat_server.carriers._json_stream import Dialect, Settings
 from flowcat_server.carriers._order import OrderedJsonStream
 from flowcat_server.carriers._twilio import EVENTS, MOST_S, STATUSES, TwilioLike
-from flowcat_server.carriers._values import audio_format, obj, text
+from flowcat_server.carriers._values import audio_format, obj, short, text
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
     CarrierStream,
     Detected,
     Dial,
+    DialOver,
     Document,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -92,6 +96,8 @@ _GREETING_OVER = frozenset({"call.machine.greeting.ended", "call.machine.premium
 _DETECTION = frozenset({"call.machine.detection.ended", "call.machine.premium.detection.ended"})
 OURS = b64encode(b"flowcat-server").decode()
 """``client_state`` of the calls that we make: it comes back in every event of theirs."""
+HANDED = "flowcat-server handed "
+"""``client_state`` of the leg that a call is passed on to, before the call's own id."""
 DIALLED = "call-control-dialled"
 """What `Ringing.account_id` says of such a call, when it was answered."""
 NO_API_KEY = "carriers.telnyx.api_key is needed to answer calls of a Call Control application"
@@ -244,12 +250,49 @@ class Telnyx(TwilioLike):
         return self._act(account, call.call_id, "hangup", {})
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
-        """Passes a live call on."""
+        """Passes a live call on; it stays with us until somebody answers."""
         del now_s
-        shown = {"from": call.from_number} if E164.fullmatch(call.from_number) else {}
-        return self._act(account, call.call_id, "transfer", {"to": phone, **shown})
+        body: dict[str, Any] = {"to": phone, "timeout_secs": handing.ring_s}
+        if E164.fullmatch(call.from_number):
+            body["from"] = call.from_number
+        body["target_leg_client_state"] = b64encode(f"{HANDED}{call.call_id}".encode()).decode()
+        return self._act(account, call.call_id, "transfer", body)
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """An event of the new leg, which carries what `transfer` gave it."""
+        event, payload = _event(request)
+        call_id = _handed(text(payload.get("client_state")))
+        if not call_id or event not in ("call.bridged", "call.hangup"):
+            return None
+        cause = text(payload.get("hangup_cause")).lower()
+        return DialOver(event == "call.bridged", short(cause), call_id)
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Bridges the two."""
+        del room, now_s, handing
+        return self._act(account, call.call_id, "bridge", {"call_control_id": other.call_id})
+
+    def send_keys(
+        self, account: Account, call: LiveCall, keys: str, now_s: int
+    ) -> RestRequest | None:
+        """``send_dtmf``, which knows ``w`` too."""
+        del now_s
+        return self._act(account, call.call_id, "send_dtmf", {"digits": keys})
 
     def _act(
         self, account: Account, call_id: str, action: str, body: Mapping[str, Any]
@@ -261,6 +304,16 @@ class Telnyx(TwilioLike):
         return RestRequest(
             "POST", url, f"Bearer {account.secret}", json=dict(body), gone_status=(404, 422)
         )
+
+
+def _handed(state: str) -> str:
+    """The id of the call that was passed on; empty: this is no leg of such a transfer."""
+    try:
+        said = b64decode(state, validate=True).decode()
+    except ValueError:
+        return ""
+    call_id = said.removeprefix(HANDED)
+    return call_id if call_id != said and CALL_ID.fullmatch(call_id) else ""
 
 
 def _texml(application: str, call: Dial) -> dict[str, Any]:
@@ -340,6 +393,9 @@ CARRIER = Telnyx(
     "fields of `error`; whether `media` ever comes out of order",
     has_status=True,
     moves_calls=True,
+    joins_calls="caller",
+    reports_dials=True,
+    sends_keys="api",
     dial_keys=("api_key", "connection_id"),
     detection="`answering_machine_detection`; TeXML: `MachineDetection` with `AsyncAmd`",
     ticket_in="path",

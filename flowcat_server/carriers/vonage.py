@@ -47,14 +47,18 @@ from flowcat_server.carriers._values import (
     text,
 )
 from flowcat_server.core.carrier import (
+    NOWHERE,
+    OVER,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
     Detected,
     Dial,
+    DialOver,
     Document,
     Fed,
+    Handing,
     Ignored,
     LiveCall,
     MarkPlayed,
@@ -243,7 +247,12 @@ class Vonage(Carrier):
         return self._update(account, call, {"action": "hangup"}, now_s)
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Gives a live call an NCCO that connects it to another number."""
         number = phone.lstrip("+")
@@ -252,7 +261,54 @@ class Vonage(Carrier):
             "endpoint": [{"type": "phone", "number": number}],
         }
         connect |= _shown(call.from_number)
-        destination = {"type": "ncco", "ncco": [connect]}
+        if handing.over_url:
+            # An event that is waited for: its answer replaces what follows.
+            connect |= {
+                "timeout": handing.ring_s,
+                "eventType": "synchronous",
+                "eventUrl": [handing.over_url],
+                "eventMethod": "POST",
+            }
+        return self._replace(account, call, connect, now_s)
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``status`` of the leg that was dialled."""
+        status = text(fields_of(request).get("status"))
+        told = STATUSES.get(status)
+        return DialOver(told == "completed", short(status)) if told in OVER else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Moves the call into a conversation that ends when one of them leaves it."""
+        del other, handing
+        entered = {"action": "conversation", "name": room, "endOnExit": True}
+        return self._replace(account, call, entered, now_s)
+
+    def hung_up(self) -> Document:
+        """An NCCO without actions: the call ends with it."""
+        return Document("[]", "application/json")
+
+    def send_keys(
+        self, account: Account, call: LiveCall, keys: str, now_s: int
+    ) -> RestRequest | None:
+        """``PUT .../dtmf``; it has no A to D, and ``p`` for a pause."""
+        if set(keys) & set("ABCD"):
+            return None
+        path = f"/{path_part(call.call_id)}/dtmf"
+        body = {"digits": keys.replace("w", "p")}
+        return self._request("PUT", path, body, account, f"{call.call_id}-{keys}", now_s)
+
+    def _replace(
+        self, account: Account, call: LiveCall, action: Mapping[str, Any], now_s: int
+    ) -> RestRequest | None:
+        destination = {"type": "ncco", "ncco": [dict(action)]}
         return self._update(
             account, call, {"action": "transfer", "destination": destination}, now_s
         )
@@ -326,6 +382,8 @@ CARRIER = Vonage(
     unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET",
     has_status=True,
     moves_calls=True,
+    joins_calls="both",
+    sends_keys="api",
     dial_keys=("application_id", "private_key"),
     detection="`advanced_machine_detection`",
     outlives_socket=True,

@@ -140,8 +140,8 @@ class CarrierStream(Protocol):
     def dtmf(self, digits: str) -> Sequence[Message]:
         """What sends keys to the far end; empty: it cannot be done on the socket."""
 
-    def end(self, reason: str) -> Sequence[Message]:
-        """What to send before we close the socket."""
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
+        """What to send before we close the socket; `target`: to whom the call was passed on."""
 
 
 # --- webhooks -----------------------------------------------------------------------------------
@@ -318,6 +318,32 @@ class Dial:
     """The carrier is also to say when a machine has finished its greeting."""
 
 
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Handing:
+    """What a carrier is told that passes a live call on."""
+
+    document_url: str = ""
+    """Answers once with the document that `Carrier.fetched` makes; empty: it cannot be reached."""
+    over_url: str = ""
+    """Asked when the person who was dialled has hung up or has not answered (`read_dial`)."""
+    ring_s: int = 30
+    """Seconds after which nobody will answer any more."""
+
+
+NOWHERE = Handing()
+
+
+@dataclass(slots=True, frozen=True)
+class DialOver:
+    """What became of a number that a carrier has dialled for a live call."""
+
+    answered: bool
+    why: str = ""
+    """The carrier's own word for it. From the wire: treat it as hostile."""
+    call_id: str = ""
+    """The call that was passed on, where the report does not come to an address of its own."""
+
+
 # --- the carrier --------------------------------------------------------------------------------
 
 FIXTURE_TESTED = "fixture-tested"
@@ -353,6 +379,17 @@ class Carrier:
     """It reports to `/telephony/status`."""
     moves_calls: bool = False
     """A live call can be passed on to another number."""
+    joins_calls: Literal["", "both", "caller"] = ""
+    """Two live calls can be connected to each other, after which we leave: each by a request of
+    its own, or both by the caller's."""
+    returns_to_flow: bool = False
+    """A call that is passed on goes back to the carrier's flow, which knows where to."""
+    reports_dials: bool = False
+    """Our socket stays open while another number is dialled for the call, and we are told."""
+    tells_keys: bool = True
+    """It tells of the keys that a caller presses; where it does not, they are heard."""
+    sends_keys: Literal["", "socket", "api"] = ""
+    """How it sends keys to the far end; empty: they are sent as sound."""
     dial_keys: tuple[str, ...] = ()
     """The keys of its block without which it makes no calls; none: it cannot make any."""
     detection: str = ""
@@ -431,7 +468,51 @@ class Carrier:
         return None
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Passes a live call on to another number; None: it cannot be done."""
+        return None
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """The document that dials a number, for a carrier that fetches it."""
+        return None
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """What became of a number that was dialled for a live call; None: it does not say."""
+        return None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Connects a live call to another one; `room` is a name for the two of them.
+
+        None: it cannot be done.
+        """
+        return None
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """The document that connects a call to another, for a carrier that fetches it."""
+        return None
+
+    def hung_up(self) -> Document:
+        """The document that ends a call."""
+        raise NotImplementedError
+
+    def send_keys(
+        self, account: Account, call: LiveCall, keys: str, now_s: int
+    ) -> RestRequest | None:
+        """Sends keys to the far end; None: it cannot, or lacks credentials."""
         return None

@@ -19,16 +19,18 @@ import structlog
 
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
+from flowcat_server.core.control import Comeback, Consultation, LineControl
 from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.errors import CallRefused, TransportError
+from flowcat_server.introduction import IntroductionLine
 from flowcat_server.metrics import Metrics
 from flowcat_server.pipeline import CallLine, Parts
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.recording import Recording
 from flowcat_server.records.store import Store
-from flowcat_server.session import BeforeHangUp, Session, Subscriber
+from flowcat_server.session import BeforeHangUp, Line, Session, Subscriber
 
 log = structlog.get_logger()
 
@@ -81,6 +83,12 @@ class Incoming:
     external_id: str = ""
     """The carrier's own id of the call."""
     variables: Mapping[str, Any] = field(default_factory=dict)
+    comeback: Comeback | None = None
+    """It was passed on before, and nobody was reached."""
+    consultation: Consultation | None = None
+    """It is no caller's: a colleague is asked whether they take one."""
+    hears_keys: bool = False
+    """Keys are heard in its audio."""
 
 
 class Calls:
@@ -110,6 +118,7 @@ class Calls:
         limit_ms = parts.config.observability.budget.first_audio_p95
         self._budget = LatencyBudget(limit_ms) if limit_ms else None
         self._budget_log_at = 0.0
+        self._errands: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -152,6 +161,7 @@ class Calls:
         subscribers: Sequence[Subscriber] = (),
         work: Sequence[Work] = (),
         before_hang_up: BeforeHangUp | None = None,
+        control: Callable[[Session], LineControl] | None = None,
     ) -> tuple[str, asyncio.Task[None]]:
         """Run a call as a task of its own; returns its id and the task.
 
@@ -163,11 +173,21 @@ class Calls:
             work: The transport's own loops, by name, run as tasks of the call; the call ends
                 when one of them does.
             before_hang_up: Run when the call has ended and the transport is still open.
+            control: Makes what the far end can be asked for; None: it only carries audio.
         """
         call_id = new_id()
         reservation.take()
         task = self._tasks.create_task(
-            self._run(call_id, reservation, transport, incoming, subscribers, work, before_hang_up),
+            self._run(
+                call_id,
+                reservation,
+                transport,
+                incoming,
+                subscribers,
+                work,
+                before_hang_up,
+                control,
+            ),
             name=f"call-{call_id}",
         )
         return call_id, task
@@ -181,6 +201,7 @@ class Calls:
         subscribers: Sequence[Subscriber],
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
+        control: Callable[[Session], LineControl] | None,
     ) -> None:
         try:
             if not reservation.taken:
@@ -188,7 +209,7 @@ class Calls:
                 return
             await self._connected(call_id, transport)
             await self._run_reserved(
-                call_id, transport, incoming, subscribers, work, before_hang_up
+                call_id, transport, incoming, subscribers, work, before_hang_up, control
             )
         except TransportError as error:
             log.info("call_never_connected", channel=incoming.channel, error=str(error))
@@ -213,13 +234,14 @@ class Calls:
         subscribers: Sequence[Subscriber],
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
+        control: Callable[[Session], LineControl] | None,
     ) -> None:
         config = self.parts.config
         accepted_at = time.time_ns() // 1_000_000
         name = self._store.new_recording(call_id, accepted_at) if self._recorder else ""
         recording: Recording | None = None
 
-        def build(session: Session) -> CallLine:
+        def build(session: Session) -> Line:
             nonlocal recording
             if self._recorder is not None:
                 recording = self._recorder.open(
@@ -230,7 +252,7 @@ class Calls:
                     mono=config.records.audio == "mono",
                     now_ms=session.now_ms,
                 )
-            line = CallLine(session, self.parts, transport, recording, incoming.variables)
+            line = self._line(session, transport, recording, incoming)
             for task_name, coroutine in work:
                 session.own(session.spawn(task_name, coroutine()))
             return line
@@ -252,6 +274,10 @@ class Calls:
             before_hang_up=before_hang_up,
             on_provider_error=self._metrics.provider_error,
         )
+        if control is not None:
+            session.control = control(session)
+        if incoming.consultation is not None:
+            incoming.consultation.session = session
         row = CallRow(
             call_id,
             self.parts.profile.name,
@@ -277,6 +303,33 @@ class Calls:
             for subscriber in (writer.on_event, meter.on_event, self._on_event, *subscribers):
                 session.subscribe(subscriber)
             await session.run()
+
+    def _line(
+        self,
+        session: Session,
+        transport: Transport,
+        recording: Recording | None,
+        incoming: Incoming,
+    ) -> Line:
+        if incoming.consultation is not None:
+            return IntroductionLine(
+                session, self.parts, transport, incoming.consultation, recording
+            )
+        return CallLine(
+            session,
+            self.parts,
+            transport,
+            recording,
+            incoming.variables,
+            comeback=incoming.comeback,
+            hears_keys=incoming.hears_keys,
+        )
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run something bounded that outlives the call it is for."""
+        task = self._tasks.create_task(work, name=name)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     def _on_event(self, event: CallEvent) -> None:
         if not isinstance(event, TurnCompleted):

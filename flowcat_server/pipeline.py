@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,14 +12,20 @@ from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.config.turn import Deadline as DeadlineConfig
 from flowcat_server.config.turn import Endpointing as EndpointingConfig
+from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
+from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
+from flowcat_server.core.control import Comeback, Progress
 from flowcat_server.core.conversation import Conversation
+from flowcat_server.core.dtmf import KeyPresses
 from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
+from flowcat_server.core.events import Notice
 from flowcat_server.core.frames import AgentText, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
+from flowcat_server.core.hold import waiting_tone
 from flowcat_server.core.interfaces import (
     LanguageModel,
     SpeechToSpeech,
@@ -33,7 +40,7 @@ from flowcat_server.core.language import TurnWords
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
-from flowcat_server.core.templates import names, time_variables
+from flowcat_server.core.templates import names, render, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules
 from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError
@@ -43,16 +50,19 @@ from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
+from flowcat_server.processors.hold import DeafProcessor, Hold, HoldProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
 from flowcat_server.processors.judge import Judge
 from flowcat_server.processors.lineup import Lineup, Member
 from flowcat_server.processors.play import PlayProcessor
-from flowcat_server.processors.prepared import Prepared
+from flowcat_server.processors.prepared import Prepared, keys_clip
 from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import ReplyProcessor
 from flowcat_server.processors.rescue import Rescue, RescueRules
 from flowcat_server.processors.speak import SpeakProcessor
+from flowcat_server.processors.summary import SUMMARY, summary
+from flowcat_server.processors.tones import ToneProcessor
 from flowcat_server.processors.transcribe import TranscribeProcessor
 from flowcat_server.processors.turn import TurnProcessor
 from flowcat_server.tools.toolbox import Toolbox
@@ -61,6 +71,9 @@ Plug = TypeVar("Plug")
 
 STT_ANSWERS_MS = 60_000
 """Only a bound: each pause is answered, with nothing where nobody can transcribe it."""
+KEYS_WAIT_MS = 20_000
+KEYS_LOOK_MS = 20
+"""Keys wait so long for the agent to finish what it is saying."""
 STT_RETRIES = 3
 """A stream that breaks between the caller's turns costs nobody anything: it is opened again."""
 
@@ -95,6 +108,8 @@ class Parts:
     realtime: Sequence[Candidate[SpeechToSpeech]] = ()
     prepared: Prepared = field(default_factory=Prepared)
     """Fixed texts that have been spoken ahead of time."""
+    hold_sound: Callable[[AudioFormat], bytes] = waiting_tone
+    """What a caller hears who waits, in a format; empty: nothing."""
 
 
 class CallLine:
@@ -107,6 +122,9 @@ class CallLine:
         transport: Transport,
         recorder: Recorder | None = None,
         variables: Mapping[str, Any] | None = None,
+        *,
+        comeback: Comeback | None = None,
+        hears_keys: bool = False,
     ) -> None:
         """Build the processors for `parts.config.topology.mode` and link them.
 
@@ -116,6 +134,8 @@ class CallLine:
             transport: The way to the far end.
             recorder: Where both sides are recorded; None: nowhere.
             variables: Call variables on top of the agent's own.
+            comeback: The call was passed on before, and nobody was reached: it goes on.
+            hears_keys: Keys are heard in the caller's audio: the carrier does not tell of them.
         """
         self._call = call
         self._parts = parts
@@ -124,16 +144,27 @@ class CallLine:
             transport.output_format, delay_ms=transport.delay_ms, marks=transport.buffers
         )
         self._usage = UsageMeter()
+        self._comeback = comeback
         self._hanging_up: Callable[[], None] = lambda: None
+        self._ask: Callable[[str], None] = lambda text: None
+        """Has the agent say a text as a turn of its own."""
+        self._press: Callable[[KeyPresses], None] = lambda keys: None
+        """Has keys follow what is being said."""
+        self._pressing = asyncio.Lock()
+        self._waits: asyncio.Handle | None = None
+        """A tool runs, and after some time the caller hears that."""
         self._counting: Callable[[], None] = lambda: None
         """Has the stages enter what they have not told yet."""
         if recorder is not None:
-            self.playout.tap(*_recorded(recorder))
+            self.playout.tap(*recorded(recorder))
         mode = parts.config.topology.mode
         self.agent: Agent | None = None
         self._actions: Actions | None = None
         if mode != "echo":
             self.agent = Agent(parts.profile, _clock_variables(parts.profile, variables))
+            if comeback is not None:
+                self.agent.variables.update(comeback.progress.variables)
+                self.agent.resume(comeback.progress.node)
             self._actions = Actions(
                 call,
                 self.agent,
@@ -142,20 +173,36 @@ class CallLine:
                 parts.toolbox.fillers,
                 parts.toolbox.harmless,
             )
+            self._actions.send_keys = self.send_keys
+            self._actions.tool_runs = self._tool_runs
+        self._hold = Hold(call, self.playout, transport, parts.hold_sound)
+        self._deaf = False
+        """The caller is not listened to."""
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
-        self._opening: Callable[[], None] = lambda: None
+        self._opening: Callable[[str], None] = lambda opening: None
+        self._conversation = Conversation(
+            self.playout, earlier=comeback.progress.messages if comeback is not None else ()
+        )
         middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
             mode
         ]()
-        record = [RecordProcessor(recorder, transport.input_format)] if recorder else []
-        self.processors: list[Processor] = [*record, *middle, self._play]
+        self._first: list[Processor] = []
+        if recorder is not None:
+            self._first.append(RecordProcessor(recorder, transport.input_format))
+        if hears_keys:
+            self._first.append(ToneProcessor(transport.input_format))
+        self._middle = middle
+        self.processors: list[Processor] = [*self._first, *middle, self._play]
         self.entry: Emit = link(self.processors)
         """Pushes a frame through the chain."""
         self._stopped = False
 
     def begin(self) -> None:
         """The call is up: speak first."""
-        self._opening()
+        target = self._comeback.target if self._comeback is not None else None
+        self._opening(self._render(target.failed) if target is not None else "")
+        if target is not None and target.then == "end" and self._actions is not None:
+            self._actions.ending = True
 
     def played(self) -> None:
         """The far end has played more: a reply may have been heard to its end."""
@@ -169,6 +216,111 @@ class CallLine:
         self._counting()
         for used in self._usage.told(self._call.now_ms()):
             self._call.publish(used)
+
+    # --- call control -----------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """Where the conversation stands."""
+        if self.agent is None:
+            return Progress()
+        return Progress(
+            self.agent.node.id, dict(self.agent.variables), tuple(self._conversation.messages())
+        )
+
+    def targets(self) -> dict[str, TransferTarget]:
+        """To whom the call may be passed on, by name: all that the file names."""
+        agent = self.agent
+        nodes = agent.graph.nodes.values() if agent is not None else ()
+        rescue = _rescue_rules(self._parts.config).transfer
+        found = {rescue.name: rescue} if rescue is not None else {}
+        return found | {target.name: target for node in nodes for target in node.transfers}
+
+    def introduction(self, target: TransferTarget) -> asyncio.Future[str]:
+        """What is said first to a person who takes over the call."""
+        written: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        if not names(target.introduce) & {SUMMARY} or self.agent is None:
+            written.set_result(self._render(target.introduce))
+            return written
+        agent, messages = self.agent, self._conversation.messages()
+        models = self._parts.llm
+
+        async def write() -> None:
+            text = await summary(self._call, agent, messages, [c.plug for c in models])
+            if not written.done():
+                written.set_result(render(target.introduce, {**agent.variables, SUMMARY: text}))
+
+        self._writing = self._call.spawn("summary", write())
+        return written
+
+    def hold(self, *, wanted: bool) -> bool:
+        """Have the caller wait, or not any longer; says whether that changed anything."""
+        if wanted == self._deaf or self._stopped:
+            return False
+        self._deaf = wanted
+        self._await(waiting=wanted)
+        code, text = ("hold", "The caller waits.") if wanted else ("hold_ended", "It goes on.")
+        self._call.publish(Notice(self._call.now_ms(), "info", code, text))
+        return True
+
+    def transfer_failed(self, target: TransferTarget) -> None:
+        """Nobody could be reached: say so, and go on or end."""
+        actions = self._actions
+        if actions is None:
+            self._call.end(ended.AGENT_ENDED, f"{target.name} could not be reached")
+            return
+        actions.transfer = None
+        if actions.failure is not None:
+            self._call.fail(actions.failure)
+            return
+        actions.ending = target.then == "end"
+        self._ask(self._render(target.failed))
+
+    def send_keys(self, keys: str) -> None:
+        """Press keys when what is being said has been heard."""
+        self._keys = self._call.spawn("keys", self._send_keys(keys))
+
+    async def _send_keys(self, keys: str) -> None:
+        async with self._pressing:
+            for _ in range(KEYS_WAIT_MS // KEYS_LOOK_MS):
+                if self.playout.active() is None:
+                    break
+                await asyncio.sleep(KEYS_LOOK_MS / 1000)
+            sent = await self._call.press(keys)
+            self._press(KeyPresses(keys, audible=not sent))
+            reply = self.playout.active()
+            if reply is not None:
+                self.playout.protect(reply)
+
+    def _render(self, text: str) -> str:
+        return self.agent.render(text) if self.agent is not None else text
+
+    def _await(self, *, waiting: bool) -> None:
+        """Have the caller hear that they wait, or not any longer."""
+        if waiting:
+            self._relink(waiting=True)
+            self._hold.begin()
+        else:
+            self._hold.end()
+            self._relink(waiting=False)
+
+    def _relink(self, *, waiting: bool) -> None:
+        deaf = [DeafProcessor(self._transport.input_format)] if self._deaf else []
+        heard = [HoldProcessor(self._hold)] if waiting else []
+        self.entry = link([*self._first, *deaf, *self._middle, *heard, self._play])
+
+    def _tool_runs(self, running: bool) -> None:
+        """One of the file's own tools begins or ends."""
+        after_ms = self._parts.config.hold.tools_after
+        if self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
+        if self._deaf or self._stopped:
+            return
+        if running and after_ms:
+            at_ms = self._call.now_ms() + after_ms
+            self._waits = self._call.call_at(at_ms, lambda: self._await(waiting=True))
+        elif self._hold.on:
+            self._await(waiting=False)
 
     # --- the three lists --------------------------------------------------------------------
 
@@ -240,7 +392,7 @@ class CallLine:
 
         transcribe = TranscribeProcessor(
             call,
-            Lineup(call, "stt", _members(parts.stt, deadlines.stt), retries=STT_RETRIES),
+            Lineup(call, "stt", members(parts.stt, deadlines.stt), retries=STT_RETRIES),
             transport.input_format,
             turn.transcript,
             lost,
@@ -249,9 +401,9 @@ class CallLine:
         self._counting = transcribe.count
         reply = ReplyProcessor(
             call,
-            Lineup(call, "llm", _members(parts.llm, deadlines.llm)),
+            Lineup(call, "llm", members(parts.llm, deadlines.llm)),
             self.agent,
-            Conversation(playout),
+            self._conversation,
             playout,
             self._actions,
             rescue,
@@ -262,7 +414,7 @@ class CallLine:
         idle = self._idle(lambda: detector.open or detector.keying, ask)
         speak = SpeakProcessor(
             call,
-            Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
+            Lineup(call, "tts", members(parts.tts, deadlines.tts)),
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
             parts.prepared,
@@ -283,6 +435,7 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
+        self._ask = self._press = ask
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, transcribe, reply, idle, dead_air, speak]
@@ -292,7 +445,7 @@ class CallLine:
         assert self.agent is not None and self._actions is not None  # noqa: S101, PT018
         turn = parts.config.turn
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
-        voices = _members(parts.tts, turn.deadlines.tts)
+        voices = members(parts.tts, turn.deadlines.tts)
 
         def can_say(text: str) -> bool:
             return announce.can_say(text)
@@ -308,9 +461,9 @@ class CallLine:
 
         realtime = RealtimeProcessor(
             call,
-            Lineup(call, "realtime", _members(parts.realtime, turn.deadlines.llm)),
+            Lineup(call, "realtime", members(parts.realtime, turn.deadlines.llm)),
             self.agent,
-            Conversation(playout),
+            self._conversation,
             playout,
             transport.input_format,
             transport.output_format,
@@ -327,7 +480,10 @@ class CallLine:
             Lineup(call, "tts", voices) if voices else None,
             transport.output_format,
             playout,
-            lambda text: parts.prepared.any_clip(text, transport.output_format),
+            lambda text: (
+                keys_clip(text, transport.output_format)
+                or parts.prepared.any_clip(text, transport.output_format)
+            ),
             bearable_ms,
             realtime.voice_lost,
             self._usage,
@@ -346,13 +502,16 @@ class CallLine:
         )
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
+        self._ask, self._press = realtime.ask, realtime.press
         idle = self._idle(lambda: realtime.caller_speaks, realtime.ask)
         return [realtime, idle, dead_air, announce]
 
     def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
         idle = self._parts.config.turn.idle
         rules = IdleRules(idle.after, idle.say, idle.times, idle.then == "hangup")
-        return IdleProcessor(self._call, rules, self.playout, caller_open, ask)
+        return IdleProcessor(
+            self._call, rules, self.playout, lambda: self._deaf or caller_open(), ask
+        )
 
     def _echo(self) -> list[Processor]:
         transport = self._transport
@@ -363,6 +522,7 @@ class CallLine:
     def _on_settled(self, reply: Reply) -> None:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
         self._usage.settled(reply)
+        self._hold.rest()
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return
@@ -395,7 +555,7 @@ def _turn_rules(parts: Parts) -> TurnRules:
     )
 
 
-def _recorded(recorder: Recorder) -> tuple[Callable[[int, bytes], None], Callable[[int], None]]:
+def recorded(recorder: Recorder) -> tuple[Callable[[int, bytes], None], Callable[[int], None]]:
     """What of the agent's speech is recorded, and where it was cut off."""
     per_ms = recorder.sample_rate / 1000
     return (
@@ -411,7 +571,8 @@ def _endpointing(waits: EndpointingConfig, words: TurnWords | None) -> Endpointi
     )
 
 
-def _members(candidates: Sequence[Candidate[Plug]], deadline: DeadlineConfig) -> list[Member[Plug]]:
+def members(candidates: Sequence[Candidate[Plug]], deadline: DeadlineConfig) -> list[Member[Plug]]:
+    """Candidates with their deadlines."""
     return [
         Member(c.name, c.plug, Deadline(c.first_ms or deadline.first, deadline.gap), c.breaker)
         for c in candidates

@@ -35,6 +35,7 @@ from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.lines import lines
+from flowcat_server.routes.next import NextDoor
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -203,6 +204,7 @@ class Server:
     ) -> web.Application:
         config = self._loaded.config
         trusted = parse_networks(config.server.trusted_proxies)
+        carrier_gate = Gate(config.server.public_url, trusted)
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
@@ -213,9 +215,8 @@ class Server:
                 writable=lambda: store.writable,
             ),
             WebRtcDoor(calls, offers),
-            TelephonyDoor(
-                config, carrier_calls, Gate(config.server.public_url, trusted), pacer, http
-            ),
+            TelephonyDoor(config, carrier_calls, carrier_gate, pacer, http),
+            NextDoor(config, carrier_calls, carrier_gate),
         )
         gate = guard(token, public_url=config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[gate], client_max_size=CLIENT_MAX_BYTES)

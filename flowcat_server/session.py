@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -69,7 +69,10 @@ class Line(Protocol):
     def progress(self) -> Progress:
         """Where the conversation stands."""
 
-    def introduction(self, target: TransferTarget) -> str:
+    def targets(self) -> Mapping[str, TransferTarget]:
+        """To whom the call may be passed on, by name."""
+
+    def introduction(self, target: TransferTarget) -> Awaitable[str]:
         """What is said first to a person who takes over the call."""
 
     def hold(self, *, wanted: bool) -> bool:
@@ -298,9 +301,7 @@ class Session:
             return
         log.warning("transfer_failed", target=target.name, reason=failure)
         self.publish(
-            events.Notice(
-                self.now_ms(), "warning", "transfer_failed", f"{target.name}: {failure}"
-            )
+            events.Notice(self.now_ms(), "warning", "transfer_failed", f"{target.name}: {failure}")
         )
         if line is not None and self.reason is None:
             line.hold(wanted=False)
@@ -371,6 +372,10 @@ class Session:
     def running(self) -> bool:
         """The call has begun, and its pipeline with it; it may be on its way out."""
         return self._running
+
+    def targets(self) -> Mapping[str, TransferTarget]:
+        """To whom the call may be passed on, by name."""
+        return self._line.targets() if self._line is not None else {}
 
     def hold(self) -> bool:
         """Have the caller wait; False: they do already, or the call has not begun."""

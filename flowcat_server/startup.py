@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import structlog
 
+from flowcat_server.config.hold import hold_sound
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
@@ -132,6 +133,7 @@ async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
         llm=plugs.get("llm", ()),
         tts=plugs.get("tts", ()),
         realtime=plugs.get("realtime", ()),
+        hold_sound=hold_sound(config.hold.audio, loaded.base_dir),
     )
     for candidate in built.parts.llm:
         if isinstance(candidate.plug, KnowsAgent):

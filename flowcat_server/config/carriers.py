@@ -20,6 +20,12 @@ class Carrier(Block):
         default_factory=list,
         description="Only these addresses or networks may use this carrier's doors; empty: any.",
     )
+    dtmf: Literal["auto", "in_band", "carrier"] = Field(
+        default="auto",
+        description="Where keys come from. carrier: it tells of them; in_band: they are heard in "
+        "the caller's audio, and what the carrier tells is not counted; auto: in_band where the "
+        "carrier never tells.",
+    )
 
     def account(self) -> Account:
         """The block in the words that all carriers share."""

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.carriers import Carriers
+from flowcat_server.config.hold import Hold
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
 from flowcat_server.config.types import Duration, PortRange, Texts
@@ -301,6 +302,7 @@ class Config(FlowcatBlock):
     knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
+    hold: Hold = Field(default_factory=Hold, description="What a caller hears who waits.")
     limits: Limits = Field(default_factory=Limits, description="What one process takes on.")
     records: Records = Field(default_factory=Records, description="What is kept of a call.")
     observability: Observability = Field(

@@ -42,13 +42,15 @@ RAMP_MS = 3
 class KeyPresses(str):
     """What a transcript shows of keys that are sent; a text of the model's is never one."""
 
-    __slots__ = ("keys",)
+    __slots__ = ("audible", "keys")
     keys: str
+    audible: bool
+    """They are sent as sound."""
 
-    def __new__(cls, keys: str) -> KeyPresses:
+    def __new__(cls, keys: str, *, audible: bool = True) -> KeyPresses:
         """The transcript's text of keys that `parse_keys` has read."""
         presses = super().__new__(cls, f"[keys: {' '.join(keys)}]")
-        presses.keys = keys
+        presses.keys, presses.audible = keys, audible
         return presses
 
 

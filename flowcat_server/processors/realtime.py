@@ -23,6 +23,7 @@ from flowcat_server.core import events
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.conversation import Conversation
+from flowcat_server.core.dtmf import KeyPresses
 from flowcat_server.core.frames import (
     AgentText,
     AudioIn,
@@ -190,11 +191,15 @@ class RealtimeProcessor(Processor):
         else:
             self.emit(frame)
 
-    def greet(self) -> None:
-        """The call begins: the agent speaks first."""
+    def greet(self, opening: str = "") -> None:
+        """The call begins: the agent speaks first; `opening` in place of its greeting."""
         self._actions.enter_node()
         self._begin(0)
-        self._owe(0, self._agent.render(self._agent.node.greeting))
+        self._owe(0, opening or self._agent.render(self._agent.node.greeting))
+
+    def press(self, keys: KeyPresses) -> None:
+        """Have keys follow what is being said."""
+        self._say(self._begin(self._turn + 1), keys)
 
     def ask(self, text: str) -> None:
         """Have the agent say something that nobody asked for."""

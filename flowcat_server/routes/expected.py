@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -21,9 +21,13 @@ from flowcat_server.core.carrier import (
     Ringing,
     Started,
 )
+from flowcat_server.core.control import Comeback, Consultation
+from flowcat_server.core.graph import TransferTarget
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
+from flowcat_server.routes.control import CarrierControl, Desk
 from flowcat_server.routes.lines import Line
+from flowcat_server.routes.tickets import Tickets
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.session import Session
 from flowcat_server.transports.carrier import CarrierTransport
@@ -65,12 +69,29 @@ class CarrierCalls:
         self._tokens = tokens
         self._http = http
         self._clock = clock
+        self.desk = Desk(calls, http, Tickets(tokens, clock), clock)
+        """What goes on with calls that are passed on."""
         self._expected: dict[Key, Expected] = {}
         self._live: dict[Key, str] = {}
         """Our ids of the carriers' calls."""
 
-    def expect(self, carrier: Carrier, call: Ringing, run_id: str) -> str:
+    def expect(
+        self,
+        carrier: Carrier,
+        call: Ringing,
+        run_id: str,
+        *,
+        comeback: Comeback | None = None,
+        consultation: Consultation | None = None,
+    ) -> str:
         """Keep a place for a call that a verified webhook announced; returns its socket's token.
+
+        Args:
+            carrier: Whose call it is.
+            call: The call.
+            run_id: Of the webhook's address.
+            comeback: It was passed on before, and nobody was reached.
+            consultation: It is that of a colleague, who is asked whether they take another.
 
         Raises:
             CallRefused: There is no place.
@@ -80,9 +101,11 @@ class CarrierCalls:
         previous = self._expected.pop(key, None)
         if previous is not None:
             previous.reservation.release()  # asked again about the same call: it keeps its place
-        self._expected[key] = self._place(
+        expected = self._place(
             carrier, call.call_id, call.from_number, call.to_number, run_id, call.account_id
         )
+        expected.incoming = replace(expected.incoming, comeback=comeback, consultation=consultation)
+        self._expected[key] = expected
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
 
@@ -131,33 +154,55 @@ class CarrierCalls:
         return Expected(self._calls.reserve(), incoming, account_id)
 
     async def run(
-        self, line: Line, transport: CarrierTransport, started: Started, expected: Expected
+        self,
+        line: Line,
+        transport: CarrierTransport,
+        started: Started,
+        expected: Expected,
+        base: str = "",
     ) -> None:
-        """Run the call to its end."""
+        """Run the call to its end; `base` is this server as the carrier reaches it."""
 
         async def before_close(session: Session) -> None:
-            if session.reason in (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED):
+            gone = (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED, ended.AGENT_TRANSFERRED)
+            if session.reason in gone:
                 return
             request = self._last_request(line, session, started, expected)
             if request is not None:
                 await rest.send(self._http, request)
 
         key = line.carrier.name, started.call_id
+        call = LiveCall(started.call_id, expected.account_id or started.account_id)
+
+        def control(session: Session) -> CarrierControl:
+            about = replace(call, from_number=session.to_number)
+            return CarrierControl(self.desk, line, about, session, transport, base)
+
+        if expected.incoming.consultation is not None:
+            expected.incoming.consultation.key = key
         self._live[key], task = self._calls.start(
             expected.reservation,
             transport,
-            expected.incoming,
+            replace(expected.incoming, hears_keys=line.hears_keys),
             work=[("receive", transport.serve)],
             before_hang_up=before_close,
+            control=control,
         )
         try:
             await asyncio.wait([task])
         finally:
             self._live.pop(key, None)
 
+    def target(self, node: str, name: str) -> TransferTarget:
+        """One of the file's transfer targets; one without a number if it is not there any more."""
+        found = self._calls.parts.profile.graph.nodes.get(node)
+        targets = found.transfers if found is not None else ()
+        return next((each for each in targets if each.name == name), TransferTarget(name, ""))
+
     def follow(self, carrier: Carrier, told: CallStatus) -> None:
         """The carrier's own account of a call: it may be over whatever its socket says."""
         log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
+        self.desk.told(carrier, told)
         if told.status not in OVER:
             return
         expected = self._expected.pop((carrier.name, told.call_id), None)
@@ -175,22 +220,27 @@ class CarrierCalls:
         call = LiveCall(
             started.call_id, expected.account_id or started.account_id, session.to_number
         )
-        if session.transfer is None:
-            return carrier.hang_up(line.account, call, now_s) if carrier.outlives_socket else None
-        request = carrier.transfer(line.account, call, session.transfer.phone, now_s)
-        if request is None:
-            why = f"no credentials in carriers.{carrier.name}"
-            log.warning(
-                "transfer_impossible",
-                carrier=carrier.name,
-                reason=why if carrier.moves_calls else "the carrier cannot",
-            )
-        return request
+        if not carrier.outlives_socket and not carrier.outlives(call.account_id):
+            return None
+        return carrier.hang_up(line.account, call, now_s)
 
     def _forget_unheld(self) -> None:
         gone = [key for key, entry in self._expected.items() if not entry.reservation.held]
         for key in gone:
             del self._expected[key]
+
+
+def socket_address(
+    base: str, carrier: Carrier, run_id: str, token: str
+) -> tuple[str, Mapping[str, str]]:
+    """Our media socket as a carrier is told of it, and the parameters that travel with it."""
+    url = f"ws{base.removeprefix('http')}/telephony/ws/{carrier.name}"
+    url = f"{url}/{run_id}" if run_id else url
+    if carrier.ticket_in == "path":
+        return f"{url}/token/{token}", {}
+    if carrier.ticket_in == "query":
+        return f"{url}?token={token}", {}
+    return url, {"token": token}
 
 
 def _variables(caller: str, called: str, run_id: str) -> Mapping[str, Any]:

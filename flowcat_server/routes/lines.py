@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from flowcat_server import carriers
 from flowcat_server.config.models import Config
@@ -23,6 +24,13 @@ class Line:
     """The agent file, or the environment, says anything of it."""
     bind: str = ""
     """Where a listener of its own listens."""
+    dtmf: Literal["auto", "in_band", "carrier"] = "auto"
+    """Where keys come from."""
+
+    @property
+    def hears_keys(self) -> bool:
+        """Keys are heard in the caller's audio."""
+        return self.dtmf == "in_band" or (self.dtmf == "auto" and not self.carrier.tells_keys)
 
     @property
     def credential(self) -> str:
@@ -51,4 +59,5 @@ def lines(config: Config) -> Iterator[Line]:
             parse_networks(account.allow_from, f"carriers.{name}.allow_from"),
             configured=name in config.carriers.model_fields_set,
             bind=getattr(block, "bind", ""),
+            dtmf=block.dtmf,
         )

@@ -12,11 +12,11 @@ from aiohttp import WSCloseCode, web
 
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
-from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Request, Started
+from flowcat_server.core.carrier import CarrierStream, Document, Refuse, Request, Started
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
-from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.expected import CarrierCalls, socket_address
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
 from flowcat_server.transports.media_socket import MediaSocket
@@ -106,21 +106,11 @@ class TelephonyDoor:
             token = self._calls.expect(carrier, call, run_id)
         except CallRefused:
             return await self._respond(carrier.busy(account, call))
-        url = self._stream_url(request, carrier, run_id)
-        parameters = {"token": token} if carrier.ticket_in == "parameter" else {}
-        if carrier.ticket_in == "path":
-            url += f"/token/{token}"
-        elif carrier.ticket_in == "query":
-            url += f"?token={token}"
+        url, parameters = socket_address(self._gate.base(request), carrier, run_id, token)
         document = carrier.answer(account, call, url, parameters)
         if document.status >= 500:
             log.warning("call_not_answered", carrier=carrier.name, reason=document.body)
         return await self._respond(document)
-
-    def _stream_url(self, request: web.Request, carrier: Carrier, run_id: str) -> str:
-        base = self._gate.base(request)
-        url = "ws" + base.removeprefix("http") + f"/telephony/ws/{carrier.name}"
-        return f"{url}/{run_id}" if run_id else url
 
     async def _respond(self, document: Document) -> web.Response:
         if document.rest is not None:
@@ -137,6 +127,9 @@ class TelephonyDoor:
         return self._reported(line, wire)
 
     def _reported(self, line: Line, wire: Request) -> web.Response:
+        over = line.carrier.read_dial(wire) if line.carrier.reports_dials else None
+        if over is not None and self._calls.desk.dialled(line.carrier, over):
+            return web.Response(status=204)
         told = line.carrier.read_status(wire)
         if told is not None:
             self._calls.follow(line.carrier, told)
@@ -167,7 +160,7 @@ class TelephonyDoor:
         except CallRefused as error:
             return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
         transport = WebSocketTransport(socket, stream, started, self._pacer)
-        await self._calls.run(line, transport, started, expected)
+        await self._calls.run(line, transport, started, expected, self._gate.base(request))
         return socket
 
     @contextmanager

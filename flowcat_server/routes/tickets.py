@@ -34,17 +34,18 @@ class Tickets:
         self._clock = clock
         self._used = Once(LIFETIME_S, clock, forget_oldest=True)
 
-    def mint(self, carrier: str, wish: Mapping[str, str], lifetime_s: int = LIFETIME_S) -> str:
-        """A ticket for one request of a carrier."""
-        about = {**wish, "until": str(int(self._clock()) + lifetime_s), "n": secrets.token_hex(6)}
+    def mint(self, carrier: str, wish: Mapping[str, str], lifetime_s: int = 0) -> str:
+        """A ticket for one request of a carrier; 0: it may take hours."""
+        until = int(self._clock()) + (lifetime_s or LIFETIME_S)
+        about = {**wish, "until": str(until), "n": secrets.token_hex(6)}
         said = urlsafe_b64encode(json.dumps(about).encode()).decode().rstrip("=")
         return f"{said}.{self._tokens.sign('ticket', carrier, said)}"
 
-    def take(self, ticket: str, carrier: str) -> Mapping[str, str]:
-        """What a ticket says; it is used up.
+    def read(self, ticket: str, carrier: str) -> Mapping[str, str]:
+        """What a ticket says.
 
         Raises:
-            AuthError: Not one of ours, of another carrier, too old, or used before.
+            AuthError: Not one of ours, of another carrier, or too old.
         """
         said, _, signature = ticket.partition(".")
         expected = self._tokens.sign("ticket", carrier, said)
@@ -53,6 +54,13 @@ class Tickets:
         wish: Mapping[str, str] = json.loads(urlsafe_b64decode(said + "=" * (-len(said) % 4)))
         if int(wish["until"]) < self._clock():
             raise AuthError("the ticket is too old")
+        return wish
+
+    def use(self, wish: Mapping[str, str]) -> None:
+        """Use a ticket up.
+
+        Raises:
+            AuthError: It was used before.
+        """
         if not self._used.first(wish["n"]):
             raise AuthError("the ticket was used before")
-        return wish

@@ -5,6 +5,7 @@ Both stages are linked in only while somebody waits, so that they cost other cal
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from flowcat_server.core.audio import SILENCE_BYTE, AudioFormat
@@ -14,6 +15,9 @@ from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.processors.call import Call
+
+
+LOOK_MS = 100
 
 
 class Hold:
@@ -39,6 +43,7 @@ class Hold:
         self._transport = transport
         self._sound = sound
         self._made: HoldSound | None = None
+        self._timer: asyncio.Handle | None = None
         self.on = False
         """The caller waits."""
 
@@ -53,8 +58,16 @@ class Hold:
         self.make_way()
 
     def rest(self) -> None:
-        """All that was said has been heard: a caller who waits hears the sound again."""
-        if not self.on or self._playout.active() is not None or self._playout.waiting is not None:
+        """A caller who waits hears the sound again, once all that was said has been heard."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.on or self._playout.waiting is not None:
+            return
+        now = self._call.now_ms()
+        left_ms = self._playout.buffered_ms(now)
+        if left_ms:
+            self._timer = self._call.call_at(now + max(left_ms, LOOK_MS), self.rest)
             return
         if self._made is None:
             audio = self._transport.output_format
@@ -66,7 +79,9 @@ class Hold:
         self._transport.wake()
 
     def make_way(self) -> None:
-        """There is something to say."""
+        """There is something to say; the sound comes back when it has been heard."""
+        if self.on and self._timer is None:
+            self._timer = self._call.call_at(self._call.now_ms() + LOOK_MS, self.rest)
         if self._playout.make_way(self._call.now_ms()) and self._transport.buffers:
             self._transport.clear()
 

@@ -212,8 +212,8 @@ async def test_a_long_tool_is_waited_for_with_the_sound() -> None:
         await script.until(events.ToolStarted)
         began = script.session.now_ms()
         await script.until(events.ToolEnded)
-        sound = heard(script, began + 1100)
-        assert 3000 < PCM_8K.duration_ms(len(sound)) < 4500
+        sound = heard(script, began + 900)
+        assert 3000 < PCM_8K.duration_ms(len(sound)) < 4600
         assert loudness(sound) > 500
         await script.until(events.AgentHeard, count=2)
         assert script.agent_lines == ["Hello.", "Here it is."]

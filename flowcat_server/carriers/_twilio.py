@@ -233,6 +233,8 @@ class TwilioLike(Carrier):
     ) -> RestRequest | None:
         """Puts the call into a conference that ends when one of them leaves it."""
         del other, now_s, handing
+        if not self.joins_calls:
+            return None
         return self._update(account, call, {"Twiml": conference(room)})
 
     def hung_up(self) -> Document:

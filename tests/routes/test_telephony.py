@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -630,7 +631,7 @@ async def test_a_transfer_updates_the_call_before_the_socket_closes(
         doors(tmp_path, SIGNED, api=rest.url) as house,
         house.call() as leg,
     ):
-        rest.statuses = statuses
+        rest.statuses = list(statuses)
         await house.settled(1)
         (session,) = house.calls.live.values()
         open_at_update: list[bool] = []

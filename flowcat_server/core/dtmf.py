@@ -114,8 +114,10 @@ LEAST_SHARE = 0.5
 with noise 10 dB below them."""
 STANDS_OUT = 4.0
 """So much stronger than any other of its group is each of the tones (6 dB)."""
-MOST_LOW = 8.0
-"""The low tone is at most 9 dB louder, ..."""
+LEAST_MEAN_SHARE = 0.57
+"""The same over all windows of a key."""
+MOST_LOW = 7.0
+"""The low tone is at most 8.5 dB louder, ..."""
 MOST_HIGH = 6.3
 """... and the high one at most 8 dB; Q.24 has 8 and 4 where tones are without noise."""
 LOOSE = 2.0
@@ -143,7 +145,17 @@ _TONES = len(LOW_HZ) + len(HIGH_HZ)
 class KeyListener:
     """Hears the keys in one stream of sound. Synchronous, and cheap while nothing is loud."""
 
-    __slots__ = ("_high", "_low", "_maybe", "_misses", "_pressed", "_rest", "_run", "_transcoder")
+    __slots__ = (
+        "_energy",
+        "_high",
+        "_low",
+        "_maybe",
+        "_misses",
+        "_pressed",
+        "_rest",
+        "_run",
+        "_transcoder",
+    )
 
     def __init__(self, audio: AudioFormat) -> None:
         """Begin a stream in a format."""
@@ -155,9 +167,9 @@ class KeyListener:
         self._misses = 0
         """Windows in a row without it."""
         self._maybe = ""
-        """What the last windows held, `_run` of them, with so much energy in the two tones."""
+        """What the last windows held, `_run` of them, and the energy of them and of their tones."""
         self._run = 0
-        self._low = self._high = 0.0
+        self._low = self._high = self._energy = 0.0
 
     def feed(self, payload: bytes) -> str:
         """The next piece of the stream, any length; the keys that were heard in it."""
@@ -193,13 +205,19 @@ class KeyListener:
             if self._misses >= RELEASED:
                 self._pressed = ""
         if key != self._maybe:
-            self._maybe, self._run, self._low, self._high = key, 0, 0.0, 0.0
+            self._maybe, self._run = key, 0
+            self._low = self._high = self._energy = 0.0
         self._run += 1
         self._low += low
         self._high += high
+        self._energy += energy
         if self._pressed or not key or self._run < PRESSED:
             return ""
-        if self._low > MOST_LOW * self._high or self._high > MOST_HIGH * self._low:
+        if (
+            self._low > MOST_LOW * self._high
+            or self._high > MOST_HIGH * self._low
+            or self._low + self._high < LEAST_MEAN_SHARE * self._energy
+        ):
             return ""
         self._pressed, self._misses = key, 0
         return key

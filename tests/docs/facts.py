@@ -161,6 +161,31 @@ def carrier_abilities() -> str:
     return table(heads, rows)
 
 
+def carrier_control() -> str:
+    """What each carrier can be asked to do with a live call, and how."""
+    keys = {"socket": "on the media socket", "api": "by its API", "": "as sound"}
+    rows = [
+        (
+            f"`{carrier.name}`",
+            _passes(carrier),
+            "yes" if carrier.joins_calls else "",
+            keys[carrier.sends_keys],
+            "it tells of them" if carrier.tells_keys else "in the audio",
+        )
+        for carrier in every_carrier()
+    ]
+    heads = ("Carrier", "Passes on, cold", "Passes on, warm", "Keys are sent", "Keys are heard")
+    return table(heads, rows)
+
+
+def _passes(carrier: Carrier) -> str:
+    if carrier.returns_to_flow:
+        return "its flow decides"
+    if not carrier.moves_calls:
+        return ""
+    return "yes; the call stays until it is answered" if carrier.reports_dials else "yes"
+
+
 def metric_table() -> str:
     """Every metric, its kind and labels as they are served."""
     served = metrics.Metrics("", reasons=["x"], channels=["x"])

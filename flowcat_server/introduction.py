@@ -8,7 +8,7 @@ from functools import partial
 
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.audio import AudioFormat, Transcoder
-from flowcat_server.core.control import Consultation, Progress
+from flowcat_server.core.control import Consultation
 from flowcat_server.core.frames import AgentText, AudioIn, Digit, Frame, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import Transport, Vad
@@ -18,6 +18,7 @@ from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.core.usage import UsageMeter
 from flowcat_server.pipeline import Parts, members, recorded
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.control import CallControl
 from flowcat_server.processors.lineup import Lineup
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.record import Recorder, RecordProcessor
@@ -119,6 +120,7 @@ class IntroductionLine:
     """The pipeline of such a call."""
 
     agent: Agent | None = None
+    control: CallControl | None = None
 
     def __init__(
         self,
@@ -188,28 +190,5 @@ class IntroductionLine:
         self._consultation.decide("hung up")
         self._play.interrupt()
 
-    def progress(self) -> Progress:
-        """There is no conversation to go on with."""
-        return Progress()
-
-    def targets(self) -> dict[str, TransferTarget]:
-        """A colleague's call is passed on to nobody but the caller."""
-        return {}
-
-    def introduction(self, target: TransferTarget) -> asyncio.Future[str]:
-        """As `targets`."""
-        del target
-        nothing: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        nothing.set_result("")
-        return nothing
-
-    def hold(self, *, wanted: bool) -> bool:
-        """A colleague does not wait."""
-        del wanted
-        return False
-
     def transfer_failed(self, target: TransferTarget) -> None:
-        """As `targets`."""
-
-    def send_keys(self, keys: str) -> None:
-        """Nothing is pressed for a colleague."""
+        """A colleague's call is passed on to nobody."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,12 +16,10 @@ from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
-from flowcat_server.core.control import Comeback, Progress
+from flowcat_server.core.control import Comeback
 from flowcat_server.core.conversation import Conversation
-from flowcat_server.core.dtmf import KeyPresses
 from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
-from flowcat_server.core.events import Notice
 from flowcat_server.core.frames import AgentText, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.hold import waiting_tone
@@ -40,13 +37,14 @@ from flowcat_server.core.language import TurnWords
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Emit, Processor, link
 from flowcat_server.core.speech import Reply
-from flowcat_server.core.templates import names, render, time_variables
+from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules
 from flowcat_server.core.usage import UsageMeter
 from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.announce import AnnounceProcessor
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.control import CallControl
 from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
@@ -61,7 +59,6 @@ from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import ReplyProcessor
 from flowcat_server.processors.rescue import Rescue, RescueRules
 from flowcat_server.processors.speak import SpeakProcessor
-from flowcat_server.processors.summary import SUMMARY, summary
 from flowcat_server.processors.tones import ToneProcessor
 from flowcat_server.processors.transcribe import TranscribeProcessor
 from flowcat_server.processors.turn import TurnProcessor
@@ -71,9 +68,6 @@ Plug = TypeVar("Plug")
 
 STT_ANSWERS_MS = 60_000
 """Only a bound: each pause is answered, with nothing where nobody can transcribe it."""
-KEYS_WAIT_MS = 20_000
-KEYS_LOOK_MS = 20
-"""Keys wait so long for the agent to finish what it is saying."""
 STT_RETRIES = 3
 """A stream that breaks between the caller's turns costs nobody anything: it is opened again."""
 
@@ -148,11 +142,6 @@ class CallLine:
         self._hanging_up: Callable[[], None] = lambda: None
         self._ask: Callable[[str], None] = lambda text: None
         """Has the agent say a text as a turn of its own."""
-        self._press: Callable[[KeyPresses], None] = lambda keys: None
-        """Has keys follow what is being said."""
-        self._pressing = asyncio.Lock()
-        self._waits: asyncio.Handle | None = None
-        """A tool runs, and after some time the caller hears that."""
         self._counting: Callable[[], None] = lambda: None
         """Has the stages enter what they have not told yet."""
         if recorder is not None:
@@ -173,16 +162,26 @@ class CallLine:
                 parts.toolbox.fillers,
                 parts.toolbox.harmless,
             )
-            self._actions.send_keys = self.send_keys
-            self._actions.tool_runs = self._tool_runs
-        self._hold = Hold(call, self.playout, transport, parts.hold_sound)
-        self._deaf = False
-        """The caller is not listened to."""
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
         self._opening: Callable[[str], None] = lambda opening: None
         self._conversation = Conversation(
             self.playout, earlier=comeback.progress.messages if comeback is not None else ()
         )
+        self._hold = Hold(call, self.playout, transport, parts.hold_sound)
+        self.control = CallControl(
+            call,
+            self.agent,
+            self.playout,
+            self._conversation,
+            self._hold,
+            [candidate.plug for candidate in parts.llm],
+            self._relink,
+            parts.config.hold.tools_after,
+            _rescue_rules(parts.config).transfer,
+        )
+        if self._actions is not None:
+            self._actions.send_keys = self.control.send_keys
+            self._actions.tool_runs = self.control.tool_runs
         middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
             mode
         ]()
@@ -200,7 +199,7 @@ class CallLine:
     def begin(self) -> None:
         """The call is up: speak first."""
         target = self._comeback.target if self._comeback is not None else None
-        self._opening(self._render(target.failed) if target is not None else "")
+        self._opening(self.control.render(target.failed) if target is not None else "")
         if target is not None and target.then == "end" and self._actions is not None:
             self._actions.ending = True
 
@@ -217,51 +216,6 @@ class CallLine:
         for used in self._usage.told(self._call.now_ms()):
             self._call.publish(used)
 
-    # --- call control -----------------------------------------------------------------------
-
-    def progress(self) -> Progress:
-        """Where the conversation stands."""
-        if self.agent is None:
-            return Progress()
-        return Progress(
-            self.agent.node.id, dict(self.agent.variables), tuple(self._conversation.messages())
-        )
-
-    def targets(self) -> dict[str, TransferTarget]:
-        """To whom the call may be passed on, by name: all that the file names."""
-        agent = self.agent
-        nodes = agent.graph.nodes.values() if agent is not None else ()
-        rescue = _rescue_rules(self._parts.config).transfer
-        found = {rescue.name: rescue} if rescue is not None else {}
-        return found | {target.name: target for node in nodes for target in node.transfers}
-
-    def introduction(self, target: TransferTarget) -> asyncio.Future[str]:
-        """What is said first to a person who takes over the call."""
-        written: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        if not names(target.introduce) & {SUMMARY} or self.agent is None:
-            written.set_result(self._render(target.introduce))
-            return written
-        agent, messages = self.agent, self._conversation.messages()
-        models = self._parts.llm
-
-        async def write() -> None:
-            text = await summary(self._call, agent, messages, [c.plug for c in models])
-            if not written.done():
-                written.set_result(render(target.introduce, {**agent.variables, SUMMARY: text}))
-
-        self._writing = self._call.spawn("summary", write())
-        return written
-
-    def hold(self, *, wanted: bool) -> bool:
-        """Have the caller wait, or not any longer; says whether that changed anything."""
-        if wanted == self._deaf or self._stopped:
-            return False
-        self._deaf = wanted
-        self._await(waiting=wanted)
-        code, text = ("hold", "The caller waits.") if wanted else ("hold_ended", "It goes on.")
-        self._call.publish(Notice(self._call.now_ms(), "info", code, text))
-        return True
-
     def transfer_failed(self, target: TransferTarget) -> None:
         """Nobody could be reached: say so, and go on or end."""
         actions = self._actions
@@ -273,54 +227,12 @@ class CallLine:
             self._call.fail(actions.failure)
             return
         actions.ending = target.then == "end"
-        self._ask(self._render(target.failed))
+        self._ask(self.control.render(target.failed))
 
-    def send_keys(self, keys: str) -> None:
-        """Press keys when what is being said has been heard."""
-        self._keys = self._call.spawn("keys", self._send_keys(keys))
-
-    async def _send_keys(self, keys: str) -> None:
-        async with self._pressing:
-            for _ in range(KEYS_WAIT_MS // KEYS_LOOK_MS):
-                if self.playout.active() is None:
-                    break
-                await asyncio.sleep(KEYS_LOOK_MS / 1000)
-            sent = await self._call.press(keys)
-            self._press(KeyPresses(keys, audible=not sent))
-            reply = self.playout.active()
-            if reply is not None:
-                self.playout.protect(reply)
-
-    def _render(self, text: str) -> str:
-        return self.agent.render(text) if self.agent is not None else text
-
-    def _await(self, *, waiting: bool) -> None:
-        """Have the caller hear that they wait, or not any longer."""
-        if waiting:
-            self._relink(waiting=True)
-            self._hold.begin()
-        else:
-            self._hold.end()
-            self._relink(waiting=False)
-
-    def _relink(self, *, waiting: bool) -> None:
-        deaf = [DeafProcessor(self._transport.input_format)] if self._deaf else []
-        heard = [HoldProcessor(self._hold)] if waiting else []
-        self.entry = link([*self._first, *deaf, *self._middle, *heard, self._play])
-
-    def _tool_runs(self, running: bool) -> None:
-        """One of the file's own tools begins or ends."""
-        after_ms = self._parts.config.hold.tools_after
-        if self._waits is not None:
-            self._waits.cancel()
-            self._waits = None
-        if self._deaf or self._stopped:
-            return
-        if running and after_ms:
-            at_ms = self._call.now_ms() + after_ms
-            self._waits = self._call.call_at(at_ms, lambda: self._await(waiting=True))
-        elif self._hold.on:
-            self._await(waiting=False)
+    def _relink(self, deaf: bool, waiting: bool) -> None:
+        ears = [DeafProcessor(self._transport.input_format)] if deaf else []
+        sound = [HoldProcessor(self._hold)] if waiting else []
+        self.entry = link([*self._first, *ears, *self._middle, *sound, self._play])
 
     # --- the three lists --------------------------------------------------------------------
 
@@ -435,7 +347,7 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
-        self._ask = self._press = ask
+        self._ask = self.control.press = ask
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, transcribe, reply, idle, dead_air, speak]
@@ -502,7 +414,7 @@ class CallLine:
         )
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
-        self._ask, self._press = realtime.ask, realtime.press
+        self._ask, self.control.press = realtime.ask, realtime.press
         idle = self._idle(lambda: realtime.caller_speaks, realtime.ask)
         return [realtime, idle, dead_air, announce]
 
@@ -510,7 +422,7 @@ class CallLine:
         idle = self._parts.config.turn.idle
         rules = IdleRules(idle.after, idle.say, idle.times, idle.then == "hangup")
         return IdleProcessor(
-            self._call, rules, self.playout, lambda: self._deaf or caller_open(), ask
+            self._call, rules, self.playout, lambda: self.control.deaf or caller_open(), ask
         )
 
     def _echo(self) -> list[Processor]:

@@ -17,7 +17,7 @@ import structlog
 
 from flowcat_server.core import ended, events
 from flowcat_server.core.agent import Agent
-from flowcat_server.core.control import LineControl, Progress
+from flowcat_server.core.control import LineControl
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
 from flowcat_server.core.graph import TransferTarget
@@ -25,6 +25,7 @@ from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor, unlink
 from flowcat_server.errors import ProviderError
+from flowcat_server.processors.control import CallControl
 
 log = structlog.get_logger()
 
@@ -66,23 +67,12 @@ class Line(Protocol):
     def played(self) -> None:
         """A mark came back."""
 
-    def progress(self) -> Progress:
-        """Where the conversation stands."""
-
-    def targets(self) -> Mapping[str, TransferTarget]:
-        """To whom the call may be passed on, by name."""
-
-    def introduction(self, target: TransferTarget) -> Awaitable[str]:
-        """What is said first to a person who takes over the call."""
-
-    def hold(self, *, wanted: bool) -> bool:
-        """Have the caller wait, or not any longer; says whether that changed anything."""
+    @property
+    def control(self) -> CallControl | None:
+        """What can be done with the call besides talking; None: nothing."""
 
     def transfer_failed(self, target: TransferTarget) -> None:
         """Nobody could be reached: the caller is told."""
-
-    def send_keys(self, keys: str) -> None:
-        """Keys are sent to the far end, as if the agent had said them."""
 
     def stop(self) -> None:
         """The call is over: of what the agent says, nothing more will be heard."""
@@ -289,10 +279,11 @@ class Session:
         self._moving = self.spawn("transfer", self._pass_on(target, cause))
 
     async def _pass_on(self, target: TransferTarget, cause: str) -> None:
-        line, failure = self._line, "the far end cannot pass calls on"
-        if self.control is not None and line is not None:
-            introduction = line.introduction(target)
-            failure = await self.control.transfer(target, introduction, line.progress())
+        failure = "the far end cannot pass calls on"
+        control = self._control
+        if self.control is not None and control is not None:
+            introduction = control.introduction(target)
+            failure = await self.control.transfer(target, introduction, control.progress())
         self._moving = None
         if not failure:
             self.transfer = target
@@ -303,9 +294,10 @@ class Session:
         self.publish(
             events.Notice(self.now_ms(), "warning", "transfer_failed", f"{target.name}: {failure}")
         )
-        if line is not None and self.reason is None:
-            line.hold(wanted=False)
-            line.transfer_failed(target)
+        if self._line is not None and self.reason is None:
+            if control is not None:
+                control.hold(wanted=False)
+            self._line.transfer_failed(target)
 
     async def hand_over(self, request: Awaitable[bool]) -> bool:
         """Await a request that takes the call out of our hands; says whether it did.
@@ -375,22 +367,27 @@ class Session:
 
     def targets(self) -> Mapping[str, TransferTarget]:
         """To whom the call may be passed on, by name."""
-        return self._line.targets() if self._line is not None else {}
+        return self._control.targets() if self._control is not None else {}
 
     def hold(self) -> bool:
         """Have the caller wait; False: they do already, or the call has not begun."""
-        return self._line is not None and self.reason is None and self._line.hold(wanted=True)
+        return self._control is not None and self._control.hold(wanted=True)
 
     def resume(self) -> bool:
         """Go on with a caller who waits; False: they do not, or are being passed on."""
-        if self._line is None or self.reason is not None or self._moving is not None:
+        if self._control is None or self._moving is not None:
             return False
-        return self._line.hold(wanted=False)
+        return self._control.hold(wanted=False)
 
     def send_keys(self, keys: str) -> None:
         """Send keys to the far end, behind what the agent is saying."""
-        if self._line is not None and self.reason is None:
-            self.protect(self._line.send_keys, keys)
+        if self._control is not None:
+            self._control.send_keys(keys)
+
+    @property
+    def _control(self) -> CallControl | None:
+        """What can be done with the call, while it is live."""
+        return self._line.control if self._line is not None and self.reason is None else None
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Hear every event from now on. A subscriber must not block."""

@@ -216,7 +216,7 @@ async def test_a_long_tool_is_waited_for_with_the_sound() -> None:
         assert 3000 < PCM_8K.duration_ms(len(sound)) < 4600
         assert loudness(sound) > 500
         await script.until(events.AgentHeard, count=2)
-        assert script.agent_lines == ["Hello.", "Here it is."]
+        assert script.agent_lines == ["Hello.", "Done."]
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -66,6 +66,11 @@ class Agent(FlowcatBlock):
         description="Nodes that say nothing of it listen for keys; absent: a number keyed in does "
         "not interrupt and is answered afterwards.",
     )
+    send_keys: bool = Field(
+        default=False,
+        description="An agent that has just a prompt may press keys, for menus of machines that it "
+        "calls; nodes of a graph name the tool `send_keys` among their tools.",
+    )
     graph: str = Field(default="", description="Graph file (JSON or YAML), relative to this file.")
     graph_inline: dict[str, Any] | None = Field(
         default=None, description="The graph itself: nodes and edges. Wins over graph."

@@ -16,7 +16,6 @@ from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Processor
 from flowcat_server.processors.call import Call
 
-
 LOOK_MS = 100
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from flowcat_server.config.models import Config
 from flowcat_server.core.carrier import Document, Handing, LiveCall, Request, Ringing
-from flowcat_server.core.control import Comeback, Progress
+from flowcat_server.core.control import Comeback, Consultation, Progress
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.routes import rest
@@ -114,7 +114,8 @@ class NextDoor:
             comeback = Comeback(Progress(wish["node"]), target)
             remembered = Remembered(comeback, "", "")
         call = Ringing(wish["call"], remembered.from_number, remembered.to_number)
-        return self._connect(line, call, base, comeback=remembered.comeback)
+        document = self._connect(line, call, base, comeback=remembered.comeback)
+        return document or line.carrier.hung_up()
 
     def _consult(self, line: Line, wire: Request, wish: Wish, base: str) -> Document | None:
         carrier = line.carrier
@@ -127,13 +128,27 @@ class NextDoor:
         consultation = self._calls.desk.consultations.get(wish["consultation"])
         if consultation is None or consultation.decision.done():
             return carrier.hung_up()
-        return self._connect(line, call, base, consultation=consultation)
+        document = self._connect(line, call, base, consultation=consultation)
+        if document is None:
+            consultation.decide("no place for the colleague's call")
+        return document or carrier.hung_up()
 
-    def _connect(self, line: Line, call: Ringing, base: str, **what: object) -> Document:
+    def _connect(
+        self,
+        line: Line,
+        call: Ringing,
+        base: str,
+        *,
+        comeback: Comeback | None = None,
+        consultation: Consultation | None = None,
+    ) -> Document | None:
+        """Connects a call to us; None: there is no place for it."""
         carrier = line.carrier
         try:
-            token = self._calls.expect(carrier, call, "", **what)  # type: ignore[arg-type]
+            token = self._calls.expect(
+                carrier, call, "", comeback=comeback, consultation=consultation
+            )
         except CallRefused:
-            return carrier.hung_up()
+            return None
         url, parameters = socket_address(base, carrier, "", token)
         return carrier.answer(line.account, call, url, parameters)

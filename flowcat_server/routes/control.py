@@ -211,6 +211,7 @@ class CarrierControl:
         """Have the carrier dial while the call stays here; returns why nobody was reached."""
         carrier, key = self._line.carrier, (self._line.carrier.name, self._call.call_id)
         over: asyncio.Future[DialOver] = asyncio.get_running_loop().create_future()
+        self._session.hold()  # nobody is to wait for an answer in silence
         self._desk.dials[key] = over
         try:
             if not await self._desk.send(request):

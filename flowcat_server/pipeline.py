@@ -14,10 +14,12 @@ from flowcat_server.config.turn import Endpointing as EndpointingConfig
 from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
+from flowcat_server.core.carrier import Answerer
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
-from flowcat_server.core.frames import AgentText, ReplyEnded
+from flowcat_server.core.events import CallEvent
+from flowcat_server.core.frames import AgentText, Interrupted, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import (
     LanguageModel,
@@ -46,6 +48,7 @@ from flowcat_server.processors.echo import EchoProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
 from flowcat_server.processors.judge import Judge
 from flowcat_server.processors.lineup import Lineup, Member
+from flowcat_server.processors.machine import MachineProcessor, MachineRules
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.prepared import Prepared
 from flowcat_server.processors.realtime import RealtimeProcessor
@@ -107,6 +110,7 @@ class CallLine:
         transport: Transport,
         recorder: Recorder | None = None,
         variables: Mapping[str, Any] | None = None,
+        machine: MachineRules | None = None,
     ) -> None:
         """Build the processors for `parts.config.topology.mode` and link them.
 
@@ -116,6 +120,7 @@ class CallLine:
             transport: The way to the far end.
             recorder: Where both sides are recorded; None: nowhere.
             variables: Call variables on top of the agent's own.
+            machine: What is done about who answers; None: the call came to us.
         """
         self._call = call
         self._parts = parts
@@ -144,6 +149,9 @@ class CallLine:
             )
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
         self._opening: Callable[[], None] = lambda: None
+        self._rules = machine
+        self.machine: MachineProcessor | None = None
+        """Where it is found out who answered; None: nowhere."""
         middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
             mode
         ]()
@@ -156,6 +164,16 @@ class CallLine:
     def begin(self) -> None:
         """The call is up: speak first."""
         self._opening()
+
+    def on_event(self, event: CallEvent) -> None:
+        """A subscriber of the call, for what is found out from its transcript."""
+        if self.machine is not None:
+            self.machine.on_event(event)
+
+    def detected(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier says who answered."""
+        if self.machine is not None:
+            self.machine.told(answerer, greeting_over=greeting_over)
 
     def played(self) -> None:
         """The far end has played more: a reply may have been heard to its end."""
@@ -259,7 +277,7 @@ class CallLine:
             turn_config.dead_air.hedge_after,
             speculates=_speculates(parts),
         )
-        idle = self._idle(lambda: detector.open or detector.keying, ask)
+        idle = self._idle(lambda: detector.open or detector.keying or self._holds(), ask)
         speak = SpeakProcessor(
             call,
             Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
@@ -283,9 +301,15 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
+
+        def announce(text: str) -> int:
+            ask(text)
+            return detector.turn
+
+        machine = self._answering(words, reply.greet, announce)
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
-        return [turn, transcribe, reply, idle, dead_air, speak]
+        return [turn, *machine, transcribe, reply, idle, dead_air, speak]
 
     def _realtime(self) -> list[Processor]:
         call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
@@ -346,8 +370,42 @@ class CallLine:
         )
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
-        idle = self._idle(lambda: realtime.caller_speaks, realtime.ask)
-        return [realtime, idle, dead_air, announce]
+        idle = self._idle(lambda: realtime.caller_speaks or self._holds(), realtime.ask)
+        words = turn_words(spoken(parts.config.topology.stt))
+        machine = self._answering(words, realtime.greet, realtime.announce, realtime.cut)
+        return [*machine, realtime, idle, dead_air, announce]
+
+    def _answering(
+        self,
+        words: TurnWords | None,
+        greet: Callable[[], None],
+        say: Callable[[str], int],
+        cut: Callable[[], None] | None = None,
+    ) -> list[Processor]:
+        """Finds out who answered, in a call that we made."""
+        if self._rules is None:
+            return []
+        machine = MachineProcessor(
+            self._call,
+            self._rules,
+            self._transport.input_format,
+            words,
+            greet,
+            cut or self._cut,
+            say,
+        )
+        self.machine = machine
+        self._opening = machine.begin
+        return [machine]
+
+    def _cut(self) -> None:
+        """Have the agent fall silent, as if the callee had interrupted it."""
+        active = self.playout.active()
+        if self.machine is not None and active is not None:
+            self.machine.emit(Interrupted(active, self._call.now_ms()))
+
+    def _holds(self) -> bool:
+        return self.machine is not None and self.machine.holds
 
     def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
         idle = self._parts.config.turn.idle
@@ -363,6 +421,8 @@ class CallLine:
     def _on_settled(self, reply: Reply) -> None:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
         self._usage.settled(reply)
+        if self.machine is not None and not self._stopped and self.machine.settled(reply):
+            return
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return

@@ -10,10 +10,14 @@ import hmac
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import parse_qsl
 
 from flowcat_server.carriers._http import (
+    Answer,
     call_status,
+    detected,
+    dialled,
     path_part,
     ringing,
     url_candidates,
@@ -27,6 +31,8 @@ from flowcat_server.core.carrier import (
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
     Document,
     LiveCall,
     Request,
@@ -48,7 +54,10 @@ STATUSES: Mapping[str, Status] = {
     "cancel": "canceled",
     "failed": "failed",
 }
+MACHINE: Mapping[str, Answer] = {"true": ("machine", False), "false": ("human", False)}
 MAX_FIELDS = 256
+MOST_RING_S = 120
+MOST_S = 14_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +139,54 @@ class PlivoLike(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``CallStatus`` of a callback."""
         fields = request.fields
-        return call_status(fields.get("CallUUID"), fields.get("CallStatus"), STATUSES)
+        detail = fields.get("HangupCauseName") or fields.get("HangupCause")
+        return call_status(fields.get("CallUUID"), fields.get("CallStatus"), STATUSES, detail)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call. Numbers are written without a plus."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        body: dict[str, Any] = {
+            "from": call.from_number.lstrip("+"),
+            "to": call.to.lstrip("+"),
+            "answer_url": call.answer_url,
+            "answer_method": "POST",
+            "ring_url": call.status_url,
+            "ring_method": "POST",
+            "hangup_url": call.status_url,
+            "hangup_method": "POST",
+            "ring_timeout": min(call.ring_s, MOST_RING_S),
+            "time_limit": min(call.limit_s, MOST_S),
+        }
+        if call.detect:
+            body |= {
+                "machine_detection": "true",
+                "machine_detection_url": call.status_url,
+                "machine_detection_method": "POST",
+            }
+        url = f"{account.api or self.api}/Account/{path_part(account.id)}/Call/"
+        return self.credentials(RestRequest("POST", url, json=body), account.id, account.secret)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``request_uuid``, which is the call's id too."""
+        return dialled(answer, "request_uuid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``Machine`` of the event ``MachineDetection``."""
+        fields = request.fields
+        return detected(fields.get("CallUUID"), fields.get("Machine"), MACHINE)
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Takes back a call that was asked for."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Account/{path_part(account.id)}/Request/{path_part(call.call_id)}/"
+        return self.credentials(RestRequest("DELETE", url), account.id, account.secret)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""

@@ -14,7 +14,10 @@ from urllib.parse import parse_qs
 
 from flowcat_server.carriers._http import (
     E164,
+    Answer,
     call_status,
+    detected,
+    dialled,
     fields_of,
     path_part,
     ringing,
@@ -22,12 +25,15 @@ from flowcat_server.carriers._http import (
     wire_bytes,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
+from flowcat_server.carriers._values import first
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
     Document,
     LiveCall,
     Request,
@@ -50,6 +56,19 @@ STATUSES: Mapping[str, Status] = {
     "failed": "failed",
     "canceled": "canceled",
 }
+ANSWERED_BY: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "machine_start": ("machine", False),
+    "machine_end_beep": ("machine", True),
+    "machine_end_silence": ("machine", True),
+    "machine_end_other": ("machine", True),
+    "fax": ("fax", False),
+    "unknown": ("unknown", False),
+}
+"""https://www.twilio.com/docs/voice/answering-machine-detection."""
+EVENTS = ("initiated", "ringing", "answered", "completed")
+MOST_S = 14_400
+"""Longest call that every account may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +156,46 @@ class TwilioLike(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``CallStatus`` of a status callback."""
         fields = fields_of(request)
-        return call_status(fields.get("CallSid"), fields.get("CallStatus"), STATUSES)
+        detail = first(fields, ("ErrorMessage", "SipResponseCode"))
+        return call_status(fields.get("CallSid"), fields.get("CallStatus"), STATUSES, detail)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; who answers is told while our document runs already."""
+        del now_s
+        api = account.api or self.api
+        if not (account.secret and account.id and api):
+            return None
+        form: dict[str, str | Sequence[str]] = {
+            "To": call.to,
+            "From": call.from_number,
+            "Url": call.answer_url,
+            "Method": "POST",
+            "StatusCallback": call.status_url,
+            "StatusCallbackMethod": "POST",
+            "StatusCallbackEvent": EVENTS,
+            "Timeout": str(call.ring_s),
+            "TimeLimit": str(min(call.limit_s, MOST_S)),
+        }
+        if call.detect:
+            form |= {
+                "MachineDetection": "DetectMessageEnd" if call.await_greeting else "Enable",
+                "AsyncAmd": "true",
+                "AsyncAmdStatusCallback": call.status_url,
+                "AsyncAmdStatusCallbackMethod": "POST",
+            }
+        url = f"{api}/Accounts/{path_part(account.id)}/Calls.json"
+        return RestRequest("POST", url, basic(account.id, account.secret), form=form)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``sid``."""
+        return dialled(answer, "sid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``AnsweredBy``."""
+        fields = fields_of(request)
+        return detected(fields.get("CallSid"), fields.get("AnsweredBy"), ANSWERED_BY)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""

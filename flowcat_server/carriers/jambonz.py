@@ -21,7 +21,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowcat_server.carriers._http import call_status, fields_of, ringing
+from flowcat_server.carriers._http import (
+    Answer,
+    call_status,
+    detected,
+    dialled,
+    fields_of,
+    path_part,
+    ringing,
+)
 from flowcat_server.carriers._pcm_stream import PcmStream
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
@@ -42,12 +50,16 @@ from flowcat_server.core.carrier import (
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
     Document,
     Fed,
     Ignored,
+    LiveCall,
     MarkPlayed,
     Message,
     Request,
+    RestRequest,
     Ringing,
     Sending,
     Started,
@@ -67,6 +79,16 @@ STATUSES: Mapping[str, Status] = {
     "busy": "busy",
     "no-answer": "no-answer",
 }
+AMD: Mapping[str, Answer] = {
+    "amd_human_detected": ("human", False),
+    "amd_machine_detected": ("machine", False),
+    "amd_no_speech_detected": ("unknown", False),
+    "amd_decision_timeout": ("unknown", False),
+    "amd_machine_stopped_speaking": ("machine", True),
+    "amd_tone_detected": ("machine", True),
+}
+"""``type`` of what is posted to ``amd.actionHook``:
+https://docs.jambonz.org/guides/features/answering-machine-detection."""
 _CALL = ("callSid", "call_sid")
 
 
@@ -126,6 +148,8 @@ class Stream(PcmStream):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jambonz(Carrier):
     """Verbs in JSON, signed webhooks."""
+
+    api: str = "https://api.jambonz.cloud/v1"
 
     def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket; what we send was asked for in the answer."""
@@ -189,7 +213,49 @@ class Jambonz(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``call_status`` of a status callback."""
         fields = fields_of(request)
-        return call_status(fields.get("call_sid"), fields.get("call_status"), STATUSES)
+        detail = first(fields, ("sip_reason", "sip_status"))
+        return call_status(fields.get("call_sid"), fields.get("call_status"), STATUSES, detail)
+
+    # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; its speech settings are the application's, of which none is used."""
+        del now_s
+        application = account.options.get("application_sid", "")
+        if not (account.secret and account.id and application):
+            return None
+        body: dict[str, Any] = {
+            "application_sid": application,
+            "from": call.from_number,
+            "to": {"type": "phone", "number": call.to},
+            "call_hook": {"url": call.answer_url, "method": "POST"},
+            "call_status_hook": {"url": call.status_url, "method": "POST"},
+            "timeout": call.ring_s,
+            "timeLimit": call.limit_s,
+        }
+        if call.detect:
+            body["amd"] = {"actionHook": call.status_url}
+        url = f"{account.api or self.api}/Accounts/{path_part(account.id)}/Calls"
+        return RestRequest("POST", url, f"Bearer {account.secret}", json=body)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``sid``."""
+        return dialled(answer, "sid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``type`` of an event of its detection."""
+        fields = fields_of(request)
+        return detected(fields.get("call_sid"), fields.get("type"), AMD)
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Ends a call that rings."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Accounts/{path_part(account.id)}/Calls/{path_part(call.call_id)}"
+        body = {"call_status": "no-answer"}
+        return RestRequest("PUT", url, f"Bearer {account.secret}", json=body)
 
 
 def _parts(header: str) -> tuple[str, list[str]]:
@@ -217,8 +283,11 @@ CARRIER = Jambonz(
     paste="the application's calling webhook (POST); its call status webhook is the same with "
     "/status/",
     credential="webhook_secret",
-    unverified="how exactly the signed body is written",
+    unverified="how exactly the signed body is written; whether a call that is made takes our "
+    "`call_hook` rather than its application's",
     has_status=True,
+    dial_keys=("account_sid", "api_key", "application_sid"),
+    detection="`amd`",
     subprotocols=("audio.jambonz.org", "audio.drachtio.org"),
     basic_on_socket=True,
 )

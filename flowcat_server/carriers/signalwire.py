@@ -41,6 +41,8 @@ CARRIER = SignalWire(
     unverified="byte order of L16 (`byte_order`); whether `Twiml=` moves a live call",
     has_status=True,
     moves_calls=True,
+    dial_keys=("space", "project_id", "api_token"),
+    detection="`MachineDetection` with `AsyncAmd`",
     dialect=Dialect(keys="digit"),
     signature_headers=("x-signalwire-signature", "x-twilio-signature"),
 )

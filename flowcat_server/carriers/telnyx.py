@@ -21,7 +21,7 @@ https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming.
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,15 +29,26 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from flowcat_server.carriers._http import E164, call_status, json_fields, path_part, ringing
+from flowcat_server.carriers._http import (
+    E164,
+    Answer,
+    call_status,
+    detected,
+    dialled,
+    json_fields,
+    path_part,
+    ringing,
+)
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
-from flowcat_server.carriers._twilio import STATUSES, TwilioLike
+from flowcat_server.carriers._twilio import EVENTS, MOST_S, STATUSES, TwilioLike
 from flowcat_server.carriers._values import audio_format, obj, text
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
     Account,
     CallStatus,
     CarrierStream,
+    Detected,
+    Dial,
     Document,
     LiveCall,
     Request,
@@ -64,6 +75,24 @@ _EVENTS: Mapping[str, Status] = {
     "call.ringing": "ringing",
     "call.answered": "answered",
 }
+RESULTS: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "human_residence": ("human", False),
+    "human_business": ("human", False),
+    "machine": ("machine", False),
+    "fax_detected": ("fax", False),
+    "silence": ("unknown", False),
+    "not_sure": ("unknown", False),
+    "beep_detected": ("machine", True),
+    "ended": ("machine", True),
+}
+"""Of ``call.machine[.premium].detection.ended`` and ``.greeting.ended``."""
+_GREETING_OVER = frozenset({"call.machine.greeting.ended", "call.machine.premium.greeting.ended"})
+_DETECTION = frozenset({"call.machine.detection.ended", "call.machine.premium.detection.ended"})
+OURS = b64encode(b"flowcat-server").decode()
+"""``client_state`` of the calls that we make: it comes back in every event of theirs."""
+DIALLED = "call-control-dialled"
+"""What `Ringing.account_id` says of such a call, when it was answered."""
 NO_API_KEY = "carriers.telnyx.api_key is needed to answer calls of a Call Control application"
 CALL_CONTROL = "call-control"
 """What `Ringing.account_id` says of a call that is answered through the API."""
@@ -98,11 +127,13 @@ class Telnyx(TwilioLike):
                 fields.get("AccountSid"),
             )
         event, payload = _event(request)
-        if event != "call.initiated" or payload.get("direction") != "incoming":
+        if event == "call.initiated" and payload.get("direction") == "incoming":
+            kind = CALL_CONTROL
+        elif event == "call.answered" and payload.get("client_state") == OURS:
+            kind = DIALLED
+        else:
             return None
-        return ringing(
-            payload.get("call_control_id"), payload.get("from"), payload.get("to"), CALL_CONTROL
-        )
+        return ringing(payload.get("call_control_id"), payload.get("from"), payload.get("to"), kind)
 
     def is_report(self, request: Request) -> bool:
         """Call Control sends every event to one address, and again what is not taken."""
@@ -120,8 +151,8 @@ class Telnyx(TwilioLike):
     def answer(
         self, account: Account, call: Ringing, url: str, parameters: Mapping[str, str]
     ) -> Document:
-        """A document; for Call Control nothing but the request that answers the call."""
-        if call.account_id != CALL_CONTROL:
+        """A document; for Call Control nothing but the request that connects the call."""
+        if call.account_id not in (CALL_CONTROL, DIALLED):
             return TwilioLike.answer(self, account, call, url, parameters)
         if not account.secret:
             return Document(NO_API_KEY, "text/plain", status=503)
@@ -134,10 +165,13 @@ class Telnyx(TwilioLike):
         }
         if rate != "8000":  # known to other requests that start a stream, but not listed here
             stream["stream_bidirectional_sampling_rate"] = int(rate)
-        return Document("", "text/plain", rest=self._act(account, call.call_id, "answer", stream))
+        action = "answer" if call.account_id == CALL_CONTROL else "streaming_start"
+        return Document("", "text/plain", rest=self._act(account, call.call_id, action, stream))
 
     def busy(self, account: Account, call: Ringing) -> Document:
-        """The caller hears a busy tone."""
+        """The caller hears a busy tone; one that we have called is hung up."""
+        if call.account_id == DIALLED:
+            return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
         if call.account_id != CALL_CONTROL:
             return TwilioLike.busy(self, account, call)
         cause = {"cause": "USER_BUSY"}
@@ -165,9 +199,43 @@ class Telnyx(TwilioLike):
         if event != "call.hangup":
             return call_status(call, event, _EVENTS)
         cause = text(payload.get("hangup_cause")).lower()
-        return call_status(call, "hangup", {"hangup": HANGUP_CAUSES.get(cause, "failed")})
+        return call_status(call, "hangup", {"hangup": HANGUP_CAUSES.get(cause, "failed")}, cause)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call of a TeXML application, if one is configured, else of Call Control."""
+        del now_s
+        if not account.secret:
+            return None
+        api, proof = account.api or self.api, f"Bearer {account.secret}"
+        application = account.options.get("texml_application_id", "")
+        owner = account.options.get("account_id", "")
+        if application and owner:
+            url = f"{api}/texml/Accounts/{path_part(owner)}/Calls"
+            return RestRequest("POST", url, proof, json=_texml(application, call))
+        connection = account.options.get("connection_id", "")
+        if not connection:
+            return None
+        return RestRequest("POST", f"{api}/calls", proof, json=_call_control(connection, call))
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``call_control_id``; of TeXML the first webhook tells it."""
+        return dialled(answer, "data", "call_control_id") or dialled(answer, "sid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """The events of Call Control, ``AnsweredBy`` of TeXML."""
+        if request.form is not None:
+            return TwilioLike.read_detection(self, request)
+        event, payload = _event(request)
+        call, result = payload.get("call_control_id"), payload.get("result")
+        if event in _GREETING_OVER:
+            return detected(call, "ended", RESULTS)
+        return detected(call, result, RESULTS) if event in _DETECTION else None
+
+    def outlives(self, account_id: str) -> bool:
+        """Call Control knows no document whose end would end the call."""
+        return account_id in (CALL_CONTROL, DIALLED)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""
@@ -192,6 +260,45 @@ class Telnyx(TwilioLike):
         return RestRequest(
             "POST", url, f"Bearer {account.secret}", json=dict(body), gone_status=(404, 422)
         )
+
+
+def _texml(application: str, call: Dial) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "ApplicationSid": application,
+        "To": call.to,
+        "From": call.from_number,
+        "Url": call.answer_url,
+        "StatusCallback": call.status_url,
+        "StatusCallbackMethod": "POST",
+        "StatusCallbackEvent": " ".join(EVENTS),
+        "Timeout": call.ring_s,
+        "TimeLimit": min(call.limit_s, MOST_S),
+    }
+    if call.detect:
+        body |= {
+            "MachineDetection": "DetectMessageEnd" if call.await_greeting else "Enable",
+            "AsyncAmd": True,
+            "AsyncAmdStatusCallback": call.status_url,
+            "AsyncAmdStatusCallbackMethod": "POST",
+        }
+    return body
+
+
+def _call_control(connection: str, call: Dial) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "connection_id": connection,
+        "to": call.to,
+        "from": call.from_number,
+        "webhook_url": call.answer_url,
+        "webhook_url_method": "POST",
+        "timeout_secs": call.ring_s,
+        "time_limit_secs": min(call.limit_s, MOST_S),
+        "client_state": OURS,
+    }
+    if call.detect:
+        mode = "greeting_end" if call.await_greeting else "detect"
+        body["answering_machine_detection"] = mode
+    return body
 
 
 def _sending(audio: AudioFormat) -> Sending:
@@ -232,6 +339,8 @@ CARRIER = Telnyx(
     "fields of `error`; whether `media` ever comes out of order",
     has_status=True,
     moves_calls=True,
+    dial_keys=("api_key", "connection_id"),
+    detection="`answering_machine_detection`; TeXML: `MachineDetection` with `AsyncAmd`",
     ticket_in="path",
     dialect=Dialect(ids=()),
     api="https://api.telnyx.com/v2",

@@ -19,12 +19,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flowcat_server.carriers import _jwt
 from flowcat_server.carriers._http import (
     E164,
+    Answer,
     call_status,
+    detected,
+    dialled,
     fields_of,
     path_part,
     ringing,
@@ -48,6 +51,8 @@ from flowcat_server.core.carrier import (
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
     Document,
     Fed,
     Ignored,
@@ -80,6 +85,17 @@ STATUSES: Mapping[str, Status] = {
     "failed": "failed",
     "completed": "completed",
 }
+MACHINE: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "machine": ("machine", False),
+    "beep_start": ("machine", True),
+    "beep_timeout": ("machine", True),
+}
+"""``status`` and, once the greeting is over, ``sub_state``:
+https://developer.vonage.com/en/voice/voice-api/concepts/advanced-machine-detection."""
+BEEP_WAIT_S = 45
+MIN_RING_S, MOST_RING_S = 1, 120
+MOST_S = 7200
 _NOT_PARAMETERS = frozenset({"event", "content-type", "call_uuid"})
 
 
@@ -185,9 +201,42 @@ class Vonage(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``status`` of an event."""
         fields = fields_of(request)
-        return call_status(fields.get("uuid"), fields.get("status"), STATUSES)
+        detail = first(fields, ("detail", "reason", "sip_code"))
+        return call_status(fields.get("uuid"), fields.get("status"), STATUSES, detail)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; who answers is told while our NCCO runs already."""
+        body: dict[str, Any] = {
+            "to": [{"type": "phone", "number": call.to.lstrip("+")}],
+            "from": {"type": "phone", "number": call.from_number.lstrip("+")},
+            "answer_url": [call.answer_url],
+            "answer_method": "POST",
+            "event_url": [call.status_url],
+            "event_method": "POST",
+            "ringing_timer": max(MIN_RING_S, min(call.ring_s, MOST_RING_S)),
+            "length_timer": min(call.limit_s, MOST_S),
+        }
+        if call.detect:
+            body["advanced_machine_detection"] = {
+                "behavior": "continue",
+                "mode": "default",
+                "beep_timeout": BEEP_WAIT_S,
+            }
+        # Each call has addresses of its own, so that no two requests have the same name.
+        return self._request("POST", "", body, account, call.answer_url, now_s)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``uuid``."""
+        return dialled(answer, "uuid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """The statuses ``human`` and ``machine``."""
+        fields = fields_of(request)
+        status = text(fields.get("status"))
+        heard = first(fields, ("sub_state",)) if status == "machine" else None
+        return detected(fields.get("uuid"), heard or status, MACHINE)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""
@@ -211,20 +260,34 @@ class Vonage(Carrier):
     def _update(
         self, account: Account, call: LiveCall, body: Mapping[str, Any], now_s: int
     ) -> RestRequest | None:
+        path = f"/{path_part(call.call_id)}"
+        # Two requests of a call in a second are the same one.
+        name = f"{call.call_id}-{now_s}-{body['action']}"
+        return self._request("PUT", path, body, account, name, now_s)
+
+    def _request(
+        self,
+        method: Literal["POST", "PUT"],
+        path: str,
+        body: Mapping[str, Any],
+        account: Account,
+        name: str,
+        now_s: int,
+    ) -> RestRequest | None:
+        """A request about calls; `name` is unique, as the API asks."""
         if not (account.id and account.secret):
             return None
         claims = {
             "application_id": account.id,
             "iat": now_s,
             "exp": now_s + TOKEN_LIFETIME_S,
-            # Unique, as the API asks; two requests of a call in a second are the same one.
-            "jti": f"{call.call_id}-{now_s}-{body['action']}",
+            "jti": name,
         }
         token = _jwt.make(claims, account.secret)
         if not token:
             return None
-        url = f"{account.api or self.api}/v1/calls/{path_part(call.call_id)}"
-        return RestRequest("PUT", url, f"Bearer {token}", json=dict(body))
+        url = f"{account.api or self.api}/v1/calls{path}"
+        return RestRequest(method, url, f"Bearer {token}", json=dict(body))
 
 
 def _shown(number: str) -> dict[str, Any]:
@@ -263,5 +326,7 @@ CARRIER = Vonage(
     unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET",
     has_status=True,
     moves_calls=True,
+    dial_keys=("application_id", "private_key"),
+    detection="`advanced_machine_detection`",
     outlives_socket=True,
 )

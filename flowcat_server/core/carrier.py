@@ -206,12 +206,34 @@ OVER: frozenset[Status] = frozenset({"completed", "busy", "no-answer", "failed",
 """Statuses after which nothing comes."""
 
 
+RANK: Mapping[Status, int] = {
+    "initiated": 0, "ringing": 1, "answered": 2,
+    "completed": 3, "busy": 3, "no-answer": 3, "failed": 3, "canceled": 3,
+}  # fmt: skip
+"""Callbacks repeat and come out of order: a call never goes back to a lower rank."""
+
+
 @dataclass(slots=True, frozen=True)
 class CallStatus:
     """What a status callback says of a call."""
 
     call_id: str
     status: Status
+    detail: str = ""
+    """The carrier's own word for why, for people. From the wire: treat it as hostile."""
+
+
+Answerer = Literal["human", "machine", "fax", "unknown"]
+
+
+@dataclass(slots=True, frozen=True)
+class Detected:
+    """What a carrier's machine detection says of who answered."""
+
+    call_id: str
+    answerer: Answerer
+    greeting_over: bool = False
+    """The machine has finished its greeting: it records now."""
 
 
 # --- the carrier's API --------------------------------------------------------------------------
@@ -225,9 +247,13 @@ class RestRequest:
     url: str
     authorization: str = ""
     """Value of the header."""
-    form: Mapping[str, str] | None = None
+    form: Mapping[str, str | Sequence[str]] | None = None
+    """A field with several values is written several times."""
     json: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    token: RestRequest | None = None
+    """To be sent first: the ``access_token`` it is answered with authorizes this one (RFC 6749
+    section 5.1)."""
     gone_status: tuple[int, ...] = (404,)
     """Statuses that mean: the call is already over."""
 
@@ -249,6 +275,8 @@ class Account:
     """The only addresses and networks that may use the carrier's doors."""
     api: str = ""
     """The carrier's API; empty: the usual one."""
+    from_number: str = ""
+    """What people see who are called, in E.164."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this carrier has."""
 
@@ -266,6 +294,28 @@ class LiveCall:
     account_id: str = ""
     from_number: str = ""
     """The number that was called: what a person who is called next may be shown."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Dial:
+    """A call to be made. Numbers are in E.164."""
+
+    to: str
+    from_number: str
+    answer_url: str
+    """The webhook that is asked what to do when somebody answers."""
+    status_url: str
+    """Where the call is reported to."""
+    socket_url: str = ""
+    """Our media socket, for a carrier that asks no webhook."""
+    ring_s: int
+    """Seconds after which nobody will answer any more."""
+    limit_s: int
+    """Longest call in seconds; a second line of defence behind our own."""
+    detect: bool = False
+    """The carrier is to say who answered."""
+    await_greeting: bool = False
+    """The carrier is also to say when a machine has finished its greeting."""
 
 
 # --- the carrier --------------------------------------------------------------------------------
@@ -303,6 +353,10 @@ class Carrier:
     """It reports to `/telephony/status`."""
     moves_calls: bool = False
     """A live call can be passed on to another number."""
+    dial_keys: tuple[str, ...] = ()
+    """The keys of its block without which it makes no calls; none: it cannot make any."""
+    detection: str = ""
+    """What it calls its answering-machine detection; empty: it has none that we ask for."""
     outlives_socket: bool = False
     """The call goes on when we close the socket: it has to be ended through the API."""
     subprotocols: tuple[str, ...] = ()
@@ -350,6 +404,27 @@ class Carrier:
     def read_status(self, request: Request) -> CallStatus | None:
         """What a status callback says; None: nothing that we know."""
         return None
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; None: it cannot, or lacks one of `dial_keys`."""
+        return None
+
+    def read_dialled(self, answer: bytes) -> str:
+        """The carrier's id of the call, from what it answered to `dial`; empty: not told yet."""
+        return ""
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """Who answered, by a status callback; None: it does not say."""
+        return None
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Ends a call that nobody has answered yet; None: it cannot be done."""
+        return self.hang_up(account, call, now_s)
+
+    def outlives(self, account_id: str) -> bool:
+        """Whether this call goes on when we close its socket."""
+        del account_id
+        return self.outlives_socket
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call; None: closing the socket does."""

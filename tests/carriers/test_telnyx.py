@@ -211,4 +211,5 @@ def test_requests_fit_the_vendors_types():
 )
 def test_events_have_a_status(kind: str, cause: str | None, status: Any):
     told = CARRIER.read_status(event(kind, call_control_id="v3:abc", hangup_cause=cause))
-    assert told == (CallStatus("v3:abc", status) if status else None)
+    why = (cause or "") if status != "completed" else ""
+    assert told == (CallStatus("v3:abc", status, why) if status else None)

@@ -29,6 +29,7 @@ log = structlog.get_logger()
 METRICS: Final[dict[str, str]] = {
     "flowcat_build_info": "Always 1; the version is a label.",
     "flowcat_calls_total": "Calls that ended, by channel and reason.",
+    "flowcat_agent_calls_total": "Calls that ended, by agent and reason.",
     "flowcat_calls_active": "Calls that are live.",
     "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
     "flowcat_call_duration_seconds": "Length of ended calls.",
@@ -116,9 +117,9 @@ class BreakerCounts(Protocol):
 class CallMetrics:
     """Counts one call; `on_event` takes the call's event stream. Made by `Metrics.call`."""
 
-    def __init__(self, metrics: Metrics, channel: str, frames: object) -> None:
+    def __init__(self, metrics: Metrics, channel: str, frames: object, agent: str) -> None:
         self._metrics = metrics
-        self._channel = channel
+        self._channel, self._agent = channel, agent
         self._handlers: dict[str, Callable[[Any], None]] = {
             "TurnCompleted": metrics._turn,
             "AgentHeard": metrics._heard,
@@ -143,7 +144,7 @@ class CallMetrics:
 
     def _ended(self, event: Any) -> None:
         if self._live:
-            self._metrics._ended(self._channel, event.reason, event.at_ms)
+            self._metrics._ended(self._channel, self._agent, event.reason, event.at_ms)
             self.close()
 
 
@@ -169,7 +170,7 @@ class Metrics:
         self._live: set[CallMetrics] = set()
         self._gone = {"in": 0, "out": 0}
         self._media_dropped: dict[str, Callable[[], int]] = {}
-        self._breakers: dict[tuple[str, str], BreakerCounts] = {}
+        self._breakers: dict[tuple[str, str], list[BreakerCounts]] = {}
         self._now_ms: Callable[[], int] = lambda: 0
         self._records_dropped = 0
         self._tools: set[str] = set()
@@ -185,6 +186,9 @@ class Metrics:
         Gauge(*_named("flowcat_build_info"), ["version"], registry=registry).labels(version).set(1)
         self._calls = Counter(
             *_named("flowcat_calls_total"), ["channel", "reason"], registry=registry
+        )
+        self._agent_calls = Counter(
+            *_named("flowcat_agent_calls_total"), ["agent", "reason"], registry=registry
         )
         self._refused = Counter(
             *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
@@ -231,9 +235,9 @@ class Metrics:
 
     # --- what is counted ----------------------------------------------------------------------
 
-    def call(self, channel: str, frames: object = None) -> CallMetrics:
+    def call(self, channel: str, frames: object = None, agent: str = "") -> CallMetrics:
         """A call began. `frames` has the attributes of `FrameCounts`, as far as it counts."""
-        call = CallMetrics(self, channel, frames)
+        call = CallMetrics(self, channel, frames, agent)
         self._live.add(call)
         return call
 
@@ -265,8 +269,14 @@ class Metrics:
     def watch_breaker(
         self, kind: str, provider: str, breaker: BreakerCounts, now_ms: Callable[[], int]
     ) -> None:
-        """Report a provider's breaker; `now_ms` is the clock it goes by."""
-        self._breakers[kind, provider] = breaker
+        """Report a provider's breaker; `now_ms` is the clock it goes by.
+
+        Agents that use a provider in different ways have a breaker each: they are counted
+        together, and the worst state is shown.
+        """
+        known = self._breakers.setdefault((kind, provider), [])
+        if breaker not in known:
+            known.append(breaker)
         self._now_ms = now_ms
 
     def loop_lag(self, seconds: float) -> None:
@@ -313,8 +323,9 @@ class Metrics:
             if amount:
                 self._usage.labels(used.kind, used.provider, unit).inc(amount)
 
-    def _ended(self, channel: str, reason: str, duration_ms: int) -> None:
+    def _ended(self, channel: str, agent: str, reason: str, duration_ms: int) -> None:
         self._calls.labels(channel, reason).inc()
+        self._agent_calls.labels(agent, reason).inc()
         self._duration.observe(duration_ms / 1000)
 
     def _leave(self, call: CallMetrics) -> None:
@@ -348,12 +359,12 @@ class Metrics:
             *_named("flowcat_provider_guesses_total"), labels=[*labels, "outcome"]
         )
         now_ms = self._now_ms()
-        for names, breaker in self._breakers.items():
-            state.add_metric(names, BREAKER_STATES.index(breaker.state(now_ms)))
-            opened.add_metric(names, breaker.opened)
-            lost.add_metric(names, breaker.hedges_lost)
-            guesses.add_metric((*names, "used"), breaker.guesses_used)
-            guesses.add_metric((*names, "dropped"), breaker.guesses_dropped)
+        for names, breakers in self._breakers.items():
+            state.add_metric(names, max(BREAKER_STATES.index(b.state(now_ms)) for b in breakers))
+            opened.add_metric(names, sum(b.opened for b in breakers))
+            lost.add_metric(names, sum(b.hedges_lost for b in breakers))
+            guesses.add_metric((*names, "used"), sum(b.guesses_used for b in breakers))
+            guesses.add_metric((*names, "dropped"), sum(b.guesses_dropped for b in breakers))
         yield state
         yield opened
         yield lost

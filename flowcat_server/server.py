@@ -41,7 +41,7 @@ from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
-from flowcat_server.startup import Built, Progress, build, prepare_later
+from flowcat_server.startup import Built, Progress, build, prepare_all_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 
@@ -81,7 +81,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class Server:
-    """One process: one agent, its providers, its doors and its live calls."""
+    """One process: its agents, their providers, its doors and its live calls."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -110,10 +110,9 @@ class Server:
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack)
-            calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
-            if built.parts.tts:
-                prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
-                stack.callback(prepare.cancel)
+            calls = Calls(built.agents, store, recorder, metrics, tasks, webhook)
+            prepare = tasks.create_task(prepare_all_later(built.agents), name="prepare-speech")
+            stack.callback(prepare.cancel)
             token, made = self._token()
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
@@ -302,10 +301,10 @@ def _hide_secrets(config: Config) -> None:
 
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:
-    parts = built.parts
-    for kind in ("stt", "llm", "tts", "realtime"):
-        for candidate in getattr(parts, kind):
-            metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
+    for parts in built.agents:
+        for kind in ("stt", "llm", "tts", "realtime"):
+            for candidate in getattr(parts, kind):
+                metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
 
 
 def _webrtc_settings(config: Config) -> WebRtcSettings:
@@ -332,6 +331,7 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
     config = loaded.config
     names = {item.kind: item.name for item in built.used if not item.spare}
     return {
+        "agents": list(built.agents.names),
         "agent": {
             "name": config.agent.name,
             "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],

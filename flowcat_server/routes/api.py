@@ -41,7 +41,7 @@ class ApiDoor:
     async def info(self, request: web.Request) -> web.Response:
         """What the page shows before a call."""
         limits = {
-            "max_calls": self._calls.parts.config.limits.max_calls,
+            "max_calls": self._calls.config.limits.max_calls,
             "live": len(self._calls.live),
         }
         return web.json_response(

@@ -171,6 +171,7 @@ def metric_table() -> str:
     served.watch_breaker("x", "x", Breaker(), lambda: 0)
     call.on_event(events.ToolEnded(0, "", "x", ""))
     call.on_event(events.UsageCounted(0, "x", "x", characters=1))
+    call.on_event(events.CallEnded(0, "x"))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", served.render()[0].decode(), re.MULTILINE))
     labels: dict[str, dict[str, None]] = {}
     for family in served.registry.collect():

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from twilio.request_validator import RequestValidator
 
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls
 from flowcat_server.metrics import Metrics
 from flowcat_server.providers.http import Http
@@ -235,7 +236,7 @@ async def doors(
             stack.push_async_callback(asyncio.to_thread, recorder.close)
         metrics = Metrics()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        calls = Calls(await parts(file), store, recorder, metrics, tasks)
+        calls = Calls(Agents(await parts(file)), store, recorder, metrics, tasks)
         tokens = StreamTokens(b"secret of the tests", clock)
         trusted = parse_networks(file.config.server.trusted_proxies)
         offers = Offers(webrtc)

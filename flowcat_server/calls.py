@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import structlog
 
@@ -21,15 +22,18 @@ from flowcat_server.agents import Agents
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
+from flowcat_server.core.carrier import Detected
 from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.metrics import Metrics
 from flowcat_server.pipeline import CallLine
+from flowcat_server.processors.machine import MachineRules
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.recording import Recording
 from flowcat_server.records.store import Store
+from flowcat_server.records.writer import CallWriter
 from flowcat_server.session import BeforeHangUp, Session, Subscriber
 
 log = structlog.get_logger()
@@ -48,10 +52,10 @@ RECORDING_RATE = 16_000
 class Reservation:
     """A place for one call."""
 
-    def __init__(self, give_back: Callable[[Reservation], None]) -> None:
+    def __init__(self, give_back: Callable[[Reservation], None], hold_s: float) -> None:
         self._give_back = give_back
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
-            RESERVATION_S, self.release
+            hold_s, self.release
         )
         self.held = True
         self.taken = False
@@ -85,6 +89,30 @@ class Incoming:
     variables: Mapping[str, Any] = field(default_factory=dict)
     agent: str = ""
     """Name of the agent that answers; empty: the default one."""
+    dialled: Dialled | None = None
+    """We made the call; None: it came to us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A call that we made, when it is answered."""
+
+    call_id: str
+    """Our own id, which it has had from the beginning."""
+    at: int
+    """When it was dialled, milliseconds since 1970."""
+    writer: CallWriter
+    """Has recorded it so far."""
+    machine: MachineRules
+    detected: Detected | None = None
+    """What the carrier has said already of who answered."""
+
+
+class Ringing(Protocol):
+    """A call that we make and nobody has answered yet; `Calls.ringing` has them all."""
+
+    async def cancel(self, reason: str) -> None:
+        """Give it up, and tell the carrier. Idempotent."""
 
 
 class Calls:
@@ -102,6 +130,8 @@ class Calls:
         self.agents = agents
         self.draining = False
         self.live: dict[str, Session] = {}
+        self.ringing: dict[str, Ringing] = {}
+        """Calls on their way out, by our ids; kept by `routes.outbound`."""
         self._store = store
         self._recorder = recorder
         self._metrics = metrics
@@ -129,8 +159,12 @@ class Calls:
         """Places in use, live and reserved."""
         return len(self._reserved)
 
-    def reserve(self) -> Reservation:
-        """Take a place. Raises `CallRefused` when the server is full or draining."""
+    def reserve(self, hold_s: float = RESERVATION_S) -> Reservation:
+        """Take a place, for a call that comes within `hold_s`.
+
+        Raises:
+            CallRefused: The server is full or draining.
+        """
         reason = ""
         if self.draining:
             reason = "draining"
@@ -140,7 +174,7 @@ class Calls:
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
-        reservation = Reservation(self._give_back)
+        reservation = Reservation(self._give_back, hold_s)
         self._reserved.add(reservation)
         self._quiet.clear()
         return reservation
@@ -173,7 +207,7 @@ class Calls:
                 when one of them does.
             before_hang_up: Run when the call has ended and the transport is still open.
         """
-        call_id = new_id()
+        call_id = incoming.dialled.call_id if incoming.dialled else new_id()
         reservation.take()
         task = self._tasks.create_task(
             self._run(call_id, reservation, transport, incoming, subscribers, work, before_hang_up),
@@ -227,6 +261,7 @@ class Calls:
         parts = self.agents.get(incoming.agent)
         if parts is None:
             raise ConfigError(f"there is no agent {incoming.agent!r}")
+        dialled = incoming.dialled
         accepted_at = time.time_ns() // 1_000_000
         name = self._store.new_recording(call_id, accepted_at) if self._recorder else ""
         recording: Recording | None = None
@@ -242,7 +277,13 @@ class Calls:
                     mono=config.records.audio == "mono",
                     now_ms=session.now_ms,
                 )
-            line = CallLine(session, parts, transport, recording, incoming.variables)
+            machine = dialled.machine if dialled is not None else None
+            line = CallLine(session, parts, transport, recording, incoming.variables, machine)
+            session.subscribe(line.on_event)
+            if dialled is not None and (told := dialled.detected) is not None:
+                session.call_at(
+                    0, partial(line.detected, told.answerer, greeting_over=told.greeting_over)
+                )
             for task_name, coroutine in work:
                 session.own(session.spawn(task_name, coroutine()))
             return line
@@ -274,13 +315,19 @@ class Calls:
             incoming.external_id,
             name,
             dict(incoming.variables),
+            dialled.at if dialled is not None else None,
         )
         async with AsyncExitStack() as stack:
             self.live[call_id] = session
             stack.callback(self.live.pop, call_id)
             if self._ending:
                 session.end(self._ending)
-            writer = await self._store.call_accepted(row)
+            if dialled is None:
+                writer = await self._store.call_accepted(row)
+            else:
+                self._metrics.dialled(incoming.channel, "answered")
+                writer = dialled.writer
+                writer.answered(accepted_at, name, incoming.external_id)
             stack.callback(self._on_ended)
             stack.push_async_callback(self._store.call_ended, call_id)
             stack.push_async_callback(close_recording)
@@ -323,13 +370,29 @@ class Calls:
                 stage_ms=verdict.stage_ms,
             )
 
+    # --- the record of a call that nobody has answered ---------------------------------------
+
+    async def dialling(self, row: CallRow) -> CallWriter:
+        """A call is about to be made: record it."""
+        return await self._store.call_accepted(row)
+
+    async def unanswered(self, call_id: str, carrier: str, status: str) -> None:
+        """It is over; its writer was told so."""
+        self._metrics.dialled(carrier, status)
+        await self._store.call_ended(call_id)
+        self._on_ended()
+
     # --- the end ---------------------------------------------------------------------------
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
-        """End a call, also one that is still connecting; False if there is none."""
+        """End a call, also one that still rings or connects; False if there is none."""
         session = self.live.get(call_id)
         if session is not None:
             session.end(reason)
+            return True
+        ringing = self.ringing.get(call_id)
+        if ringing is not None:
+            await ringing.cancel(reason)
             return True
         transport = self._connecting.get(call_id)
         if transport is not None:
@@ -353,7 +416,7 @@ class Calls:
                 reservation.release()
         with suppress(TimeoutError):
             async with asyncio.timeout(END_ALL_S):
-                for call_id in [*self.live, *self._connecting]:
+                for call_id in [*self.live, *self._connecting, *self.ringing]:
                     await self.hang_up(call_id, reason)
                 await self._quiet.wait()
 

@@ -32,6 +32,14 @@ METRICS: Final[dict[str, str]] = {
     "flowcat_agent_calls_total": "Calls that ended, by agent and reason.",
     "flowcat_calls_active": "Calls that are live.",
     "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
+    "flowcat_outbound_calls_total": (
+        "Calls that the server made, by carrier and what became of them: answered, busy, "
+        "no-answer, failed, canceled, or completed before their sound came."
+    ),
+    "flowcat_machine_detection_total": (
+        "Who answered calls that the server made (human, machine, fax, unknown), and by whom it "
+        "was found out (own, carrier); a call counts again if it becomes known better."
+    ),
     "flowcat_call_duration_seconds": "Length of ended calls.",
     "flowcat_turns_total": "Finished turns: answered, interrupted or unanswered.",
     "flowcat_turn_latency_seconds": (
@@ -125,6 +133,7 @@ class CallMetrics:
             "AgentHeard": metrics._heard,
             "ToolEnded": metrics._tool,
             "UsageCounted": metrics._used,
+            "AnswerDetected": metrics._detected,
             "CallEnded": self._ended,
         }
         self.frames = frames
@@ -193,6 +202,12 @@ class Metrics:
         self._refused = Counter(
             *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
         )
+        self._outbound = Counter(
+            *_named("flowcat_outbound_calls_total"), ["carrier", "status"], registry=registry
+        )
+        self._detection = Counter(
+            *_named("flowcat_machine_detection_total"), ["result", "by"], registry=registry
+        )
         self._duration = Histogram(
             *_named("flowcat_call_duration_seconds"), buckets=DURATION_BUCKETS, registry=registry
         )
@@ -250,6 +265,10 @@ class Metrics:
         """A call was not taken: ``full``, ``draining``, ..."""
         self._refused.labels(reason).inc()
 
+    def dialled(self, carrier: str, status: str) -> None:
+        """A call that we made was answered, or is over without."""
+        self._outbound.labels(carrier, status).inc()
+
     def over_budget(self, stage: str) -> None:
         """Response latency is over budget, mostly because of `stage`."""
         self._over_budget.labels(stage).inc()
@@ -301,6 +320,9 @@ class Metrics:
     def _heard(self, heard: Any) -> None:
         if heard.interrupted:
             self._interruptions.inc()
+
+    def _detected(self, found: Any) -> None:
+        self._detection.labels(found.answerer, found.by).inc()
 
     def _tool(self, tool: Any) -> None:
         name = tool.name

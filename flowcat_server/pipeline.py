@@ -226,6 +226,8 @@ class CallLine:
             idle.emit(ReplyEnded(number))
 
         def fill(debt: Debt, text: str) -> bool:
+            if self._holds():
+                return False
             if debt.stage == "tts":
                 if not speak.can_say(text):
                     return False
@@ -322,7 +324,7 @@ class CallLine:
             return announce.can_say(text)
 
         def fill(debt: Debt, text: str) -> bool:
-            return debt.stage != "tts" and realtime.fill(text)
+            return debt.stage != "tts" and not self._holds() and realtime.fill(text)
 
         def watch() -> None:
             dead_air.watch()

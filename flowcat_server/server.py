@@ -31,10 +31,12 @@ from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
 from flowcat_server.routes.audiosocket import AudioSocketListener
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.lines import lines
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -117,8 +119,12 @@ class Server:
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
             pacer = Pacer()
-            carrier_calls = CarrierCalls(calls, StreamTokens(secrets.token_bytes(32)), http)
-            app = self._app(calls, carrier_calls, pacer, store, metrics, http, offers, token, built)
+            outbound = OutboundCalls(self._loaded.config, calls, http, tasks)
+            tokens = StreamTokens(secrets.token_bytes(32))
+            carrier_calls = CarrierCalls(calls, tokens, http, outbound=outbound)
+            app = self._app(
+                calls, carrier_calls, outbound, pacer, store, metrics, http, offers, token, built
+            )
             address = await self._open(app, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
@@ -192,6 +198,7 @@ class Server:
         self,
         calls: Calls,
         carrier_calls: CarrierCalls,
+        outbound: OutboundCalls,
         pacer: Pacer,
         store: Store,
         metrics: Metrics,
@@ -205,6 +212,7 @@ class Server:
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
+            DiallingDoor(calls, outbound),
             HealthDoor(
                 calls,
                 metrics,

@@ -108,6 +108,11 @@ class PlivoLike(Carrier):
         del account, call
         return Document(document('<Hangup reason="busy"/>'))
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(document("<Hangup/>"))
+
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any of the signatures of version 3, of this account or its main account."""
         del now_s

@@ -121,6 +121,11 @@ class TwilioLike(Carrier):
         del account, call
         return Document(document('<Reject reason="busy"/>'))
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(document("<Hangup/>"))
+
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """``X-Twilio-Signature`` or what the carrier calls it."""
         del now_s

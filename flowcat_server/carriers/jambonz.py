@@ -191,6 +191,11 @@ class Jambonz(Carrier):
         decline = {"verb": "sip:decline", "status": 486, "reason": "Busy Here"}
         return Document(encode_json([decline]), "application/json")
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(encode_json([{"verb": "hangup"}]), "application/json")
+
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any ``v1`` over the time and the body, as it came or written compactly."""
         stamp, offered = _parts(request.headers.get("jambonz-signature", ""))

@@ -170,13 +170,17 @@ class Telnyx(TwilioLike):
         return Document("", "text/plain", rest=self._act(account, call.call_id, action, stream))
 
     def busy(self, account: Account, call: Ringing) -> Document:
-        """The caller hears a busy tone; one that we have called is hung up."""
-        if call.account_id == DIALLED:
-            return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
+        """The caller hears a busy tone."""
         if call.account_id != CALL_CONTROL:
             return TwilioLike.busy(self, account, call)
         cause = {"cause": "USER_BUSY"}
         return Document("", "text/plain", rest=self._act(account, call.call_id, "reject", cause))
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        if call.account_id != DIALLED:
+            return TwilioLike.drop(self, account, call)
+        return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Ed25519 over the time and the raw body."""

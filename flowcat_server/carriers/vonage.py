@@ -187,6 +187,11 @@ class Vonage(Carrier):
         del account, call
         return Document(encode_json([{"action": "talk", "text": BUSY_TEXT}]), "application/json")
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """An NCCO with nothing to do ends the call."""
+        del account, call
+        return Document("[]", "application/json")
+
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """The token's signature, its issuer, age and owner, and the body's hash."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")

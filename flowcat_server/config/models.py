@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.carriers import Carriers
+from flowcat_server.config.outbound import Outbound
 from flowcat_server.config.routes import Routes
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
@@ -302,6 +303,7 @@ class Config(FlowcatBlock):
     knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
     routes: Routes = Field(default_factory=Routes, description="Several agents in one server.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
+    outbound: Outbound = Field(default_factory=Outbound, description="Calls that the server makes.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
     limits: Limits = Field(default_factory=Limits, description="What one process takes on.")
     records: Records = Field(default_factory=Records, description="What is kept of a call.")

@@ -293,7 +293,7 @@ class LiveCall:
     call_id: str
     account_id: str = ""
     from_number: str = ""
-    """The number that was called: what a person who is called next may be shown."""
+    """Our own number in it: what a person who is called next may be shown."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -392,6 +392,10 @@ class Carrier:
     def busy(self, account: Account, call: Ringing) -> Document:
         """Turns the call away: the server is full or draining."""
         raise NotImplementedError
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Ends a call that we made and that was answered too late."""
+        return self.busy(account, call)
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Whether the carrier signed a webhook; None: it signs none."""

@@ -32,6 +32,8 @@ Action = Literal["talk", "hang_up", "leave_message"]
 
 TONE_WAIT_MS = 45_000
 """A machine that has not finished its greeting by then is spoken to all the same."""
+WAIT_MS = 6_000
+"""The agent greets by then, whoever it is."""
 SETTLED_MS = 20_000
 """So late in a call a carrier's result changes nothing any more."""
 
@@ -101,6 +103,11 @@ class MachineProcessor(Processor):
         """The call was answered."""
         if not self._waiting:
             self._greet()
+            return
+        # Perhaps nothing is heard at all, or the carrier never says who it is.
+        self._timer = self._call.call_at(
+            self._call.now_ms() + WAIT_MS, lambda: self._found("unknown", "own", "time")
+        )
 
     @property
     def holds(self) -> bool:
@@ -182,6 +189,8 @@ class MachineProcessor(Processor):
         if not self._waiting:
             self._cut()
         self._waiting, self._leaving = False, True
+        if self._timer is not None:
+            self._timer.cancel()
         if at_once:
             self._speak()
         else:

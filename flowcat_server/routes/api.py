@@ -94,7 +94,7 @@ class ApiDoor:
     async def delete(self, request: web.Request) -> web.Response:
         """Remove a finished call, its rows and its recording."""
         call_id = request.match_info["id"]
-        if call_id in self._calls.live:
+        if call_id in self._calls.live or call_id in self._calls.ringing:
             raise web.HTTPConflict(text="the call is live; hang up first")
         deleted = await self._store.delete_call(call_id)
         if not deleted.calls:
@@ -102,7 +102,7 @@ class ApiDoor:
         return web.Response(status=204)
 
     async def hang_up(self, request: web.Request) -> web.Response:
-        """End a live call."""
+        """End a call that is live, or rings."""
         if not await self._calls.hang_up(request.match_info["id"], ended.OPERATOR_HUNG_UP):
             raise web.HTTPNotFound
         return web.Response(status=204)
@@ -114,7 +114,7 @@ class ApiDoor:
             "from": body["from_number"],
             "to": body["to_number"],
             "started_at": body["accepted_at"],
-            "live": summary.id in self._calls.live,
+            "live": summary.id in self._calls.live or summary.id in self._calls.ringing,
         }
 
 

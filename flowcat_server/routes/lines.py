@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flowcat_server import carriers
+from flowcat_server.config.carriers import Carrier as Block
 from flowcat_server.config.models import Config
 from flowcat_server.core.carrier import Account, Carrier
 from flowcat_server.routes.peers import Network, parse_networks
@@ -23,6 +24,8 @@ class Line:
     """The agent file, or the environment, says anything of it."""
     bind: str = ""
     """Where a listener of its own listens."""
+    block: Block = field(default_factory=Block)
+    """All that the agent file says of it."""
 
     @property
     def credential(self) -> str:
@@ -51,4 +54,5 @@ def lines(config: Config) -> Iterator[Line]:
             parse_networks(account.allow_from, f"carriers.{name}.allow_from"),
             configured=name in config.carriers.model_fields_set,
             bind=getattr(block, "bind", ""),
+            block=block,
         )

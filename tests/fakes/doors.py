@@ -25,9 +25,11 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -242,14 +244,16 @@ async def doors(
         offers = Offers(webrtc)
         access = guard(API_TOKEN, public_url=file.config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[access])
+        outbound = OutboundCalls(file.config, calls, http, tasks, clock)
         for door in (
             PageDoor(),
+            DiallingDoor(calls, outbound),
             ApiDoor(calls, store, {"agent": {"name": "test"}}),
             HealthDoor(calls, metrics, serve_metrics=True, writable=lambda: store.writable),
             WebRtcDoor(calls, offers),
             TelephonyDoor(
                 file.config,
-                CarrierCalls(calls, tokens, http, clock),
+                CarrierCalls(calls, tokens, http, clock, outbound),
                 Gate(file.config.server.public_url, trusted, clock),
                 Pacer(),
                 http,

@@ -218,12 +218,13 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 
-        def ask(text: str, *, at_once: bool = False) -> None:
+        def ask(text: str, *, at_once: bool = False) -> int:
             number = detector.skip()
             reply.begin(number, speak.overtake(number) if at_once else None)
             if text:
                 idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
+            return number
 
         def fill(debt: Debt, text: str) -> bool:
             if self._holds():
@@ -303,12 +304,7 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
-
-        def announce(text: str) -> int:
-            ask(text)
-            return detector.turn
-
-        machine = self._answering(words, reply.greet, announce)
+        machine = self._answering(words, reply.greet, ask)
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, *machine, transcribe, reply, idle, dead_air, speak]
@@ -374,7 +370,9 @@ class CallLine:
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
         idle = self._idle(lambda: realtime.caller_speaks or self._holds(), realtime.ask)
         words = turn_words(spoken(parts.config.topology.stt))
-        machine = self._answering(words, realtime.greet, realtime.announce, realtime.cut)
+        late = self._rules is not None and self._rules.wait
+        greet = realtime.greet_late if late else realtime.greet
+        machine = self._answering(words, greet, realtime.announce, realtime.cut)
         return [*machine, realtime, idle, dead_air, announce]
 
     def _answering(
@@ -409,7 +407,7 @@ class CallLine:
     def _holds(self) -> bool:
         return self.machine is not None and self.machine.holds
 
-    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
+    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], object]) -> IdleProcessor:
         idle = self._parts.config.turn.idle
         rules = IdleRules(idle.after, idle.say, idle.times, idle.then == "hangup")
         return IdleProcessor(self._call, rules, self.playout, caller_open, ask)

@@ -21,6 +21,7 @@ from flowcat_server.core.audio import PCM_8K, AudioFormat
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.pipeline import CallLine, Candidate, Parts
+from flowcat_server.processors.machine import MachineRules
 from flowcat_server.processors.record import Recorder
 from flowcat_server.providers.http import Http
 from flowcat_server.providers.registry import KINDS, Kind, Settings, find
@@ -258,17 +259,25 @@ async def call(
     variables: Mapping[str, Any] | None = None,
     recorder: Recorder | None = None,
     shared: Parts | None = None,
+    machine: MachineRules | None = None,
 ) -> AsyncIterator[Script]:
     """A live call of an agent; hung up by the caller at the end of the block.
 
     `shared`: what several calls of one process share; else they are made of the other arguments.
+    `machine`: we made the call.
     """
     shared = shared or await parts(loaded(yaml), tools, extra)
     transport = LoopbackTransport(buffers=buffers, audio=audio, marks=marks)
+
+    def build(owner: Session) -> CallLine:
+        line = CallLine(owner, shared, transport, recorder, variables, machine)
+        owner.subscribe(line.on_event)
+        return line
+
     session = Session(
         "call-1",
         transport,
-        lambda owner: CallLine(owner, shared, transport, recorder, variables),
+        build,
         agent_name="test",
         channel="loopback",
         max_call_ms=shared.config.limits.max_call,

@@ -34,7 +34,7 @@ from flowcat_server.core.carrier import Answerer
 from flowcat_server.core.language import TurnWords
 
 STEP_MS = 20
-VOICED_STEPS = 3
+VOICED_STEPS = 4
 """Steps above the threshold in a row that are voice; less is a click."""
 SILENT_STEPS = 10
 """Steps below it in a row that are a pause."""
@@ -51,13 +51,15 @@ OVER_MS = 1_800
 TAIL_MS = 250
 """After the tone, machines need a moment to begin to record."""
 
-FLOOR_DB, LEAST_DB, MOST_DB, ABOVE_DB = -70.0, -48.0, -30.0, 14.0
-"""Of full scale: where the noise is taken to be at first; the threshold is so much above it, but
-never lower or higher than those."""
-RISE_DB = 0.03
-"""How fast the noise is believed to rise, per step; a lower level is believed at once."""
+LEAST_DB, MOST_DB, ABOVE_DB = -48.0, -25.0, 9.0
+"""Of full scale: the threshold of voice, which is so much above the noise, but never lower or
+higher than those. The first step is noise, until something is quieter."""
+RISE_DB, LOUD_RISE_DB = 0.03, 0.005
+"""How fast the noise is believed to rise, per step, in silence and in what seems to be voice; a
+lower level is believed at once."""
 
-TONE_MS = 200
+TONE_MS = 140
+"""Of whole windows that hold it: a tone of 180 ms."""
 TONE_MOST_MS = 2_500
 TONE_HZ = (350.0, 2_050.0)
 FAX_HZ = (2_075.0, 2_125.0)
@@ -93,7 +95,7 @@ class AnswerDetector:
         """The step before, for the window of the tone."""
         self._begun_ms: int | None = None
         self._now_ms = 0
-        self._floor = FLOOR_DB
+        self._floor = 0.0
         self._loud = self._quiet = 0
         """Steps in a row above and below the threshold."""
         self._voice = False
@@ -159,8 +161,8 @@ class AnswerDetector:
     def _step(self, pcm: bytes) -> Verdict | None:
         level = _decibels(rms(pcm))
         threshold = min(MOST_DB, max(LEAST_DB, self._floor + ABOVE_DB))
-        self._floor = min(level, self._floor + RISE_DB)
         loud = level > threshold
+        self._floor = min(level, self._floor + (LOUD_RISE_DB if loud else RISE_DB))
         tone = self._tone.hear(self._before + pcm if loud else b"", level)
         self._before = pcm
         if tone == "fax":

@@ -196,6 +196,14 @@ class RealtimeProcessor(Processor):
         self._begin(0)
         self._owe(0, self._agent.render(self._agent.node.greeting))
 
+    def greet_late(self) -> None:
+        """The agent speaks first, but not at once: the session has begun already."""
+        self._actions.enter_node()
+        self._begin(0)
+        text = self._agent.render(self._agent.node.greeting)
+        self._line.signal(Speak(text))
+        self._owe(0, text)
+
     def ask(self, text: str) -> None:
         """Have the agent say something that nobody asked for."""
         turn = self._begin(self._turn + 1)

@@ -304,7 +304,7 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
-        machine = self._answering(words, reply.greet, ask)
+        machine = self._answering(words, reply.greet, ask, self._cut, self._greets)
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, *machine, transcribe, reply, idle, dead_air, speak]
@@ -380,7 +380,8 @@ class CallLine:
         words: TurnWords | None,
         greet: Callable[[], None],
         say: Callable[[str], int],
-        cut: Callable[[], None] | None = None,
+        cut: Callable[[], None],
+        greets: Callable[[], bool] = lambda: False,
     ) -> list[Processor]:
         """Finds out who answered, in a call that we made."""
         if self._rules is None:
@@ -391,8 +392,9 @@ class CallLine:
             self._transport.input_format,
             words,
             greet,
-            cut or self._cut,
+            cut,
             say,
+            greets,
         )
         self.machine = machine
         self._opening = machine.begin
@@ -403,6 +405,9 @@ class CallLine:
         active = self.playout.active()
         if self.machine is not None and active is not None:
             self.machine.emit(Interrupted(active, self._call.now_ms()))
+
+    def _greets(self) -> bool:
+        return self.playout.active() == 0
 
     def _holds(self) -> bool:
         return self.machine is not None and self.machine.holds

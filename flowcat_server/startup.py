@@ -281,7 +281,9 @@ def later_texts(parts: Parts) -> list[str]:
         texts += [fact.answer for fact in parts.profile.knowledge]
         texts += [text for node in nodes for text in (node.greeting, *node.say)]
         texts += [target.say for node in nodes for target in node.transfers]
-    return [*_pieces(_fixed(parts, texts)), *_fixed(parts, parts.config.turn.dead_air.say)]
+    message = parts.config.outbound.machine.message
+    own = [*parts.config.turn.dead_air.say, message]  # said in one piece
+    return [*_pieces(_fixed(parts, texts)), *_fixed(parts, own)]
 
 
 def last_words(parts: Parts) -> list[str]:

@@ -85,6 +85,40 @@ async def test_the_greeting_does_not_wait_for_the_result(kind: str):
         assert found(script) == []
 
 
+@on_virtual_time
+async def test_the_hello_of_who_picks_up_neither_cuts_the_greeting_nor_is_answered():
+    async with call(yaml(), machine=MachineRules()) as script:
+        await script.passes(300)
+        await talks(script, 500)
+        await script.passes(9500)
+        assert said(script) == [GREETING]
+        assert script.transport.cleared == []
+        await talks(script, 700)
+        await script.passes(1500)
+        assert said(script) == [GREETING, "Thank you."]
+
+
+@on_virtual_time
+async def test_once_it_is_known_who_answered_the_greeting_can_be_interrupted():
+    async with call(yaml(), machine=MachineRules()) as script:
+        await script.passes(300)
+        await talks(script, 500)
+        await script.passes(1500)
+        await talks(script, 1500)
+        await script.passes(1000)
+        (cut,) = [e for e in script.all(events.AgentHeard) if e.interrupted]
+        assert cut.turn == 0
+
+
+@on_virtual_time
+async def test_without_our_own_detection_a_hello_interrupts_as_ever():
+    async with call(yaml(), machine=MachineRules(own=False)) as script:
+        await script.passes(300)
+        await talks(script, 700)
+        await script.passes(1500)
+        assert [e.turn for e in script.all(events.AgentHeard) if e.interrupted] == [0]
+
+
 @kinds
 @on_virtual_time
 async def test_a_machine_is_hung_up_on(kind: str):

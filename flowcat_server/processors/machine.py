@@ -1,9 +1,11 @@
 """Who answered a call that we made, and what is done about it; beside the greeting.
 
 Theory of operation. The agent greets at once (or, with `MachineRules.wait`, when it is known who
-answered). Meanwhile the callee's first seconds are measured (`core.amd`), transcripts are searched
-for a machine's words, and the carrier may tell its own result (`told`). What was a person may
-still prove a machine, as long as the call has not gone far; a machine never becomes a person.
+answered). What the callee says then, as everybody does who picks up, neither interrupts that
+greeting nor is answered by itself: the greeting is the answer. Meanwhile the callee's first seconds
+are measured (`core.amd`), transcripts are searched for a machine's words, and the carrier may tell
+its own result (`told`). What was a person may still prove a machine, as long as the call has not
+gone far; a machine never becomes a person.
 
 To leave a message, the agent is cut off and hears nothing any more: whatever the machine says is
 kept from it here. The message is spoken when the machine records: after its tone, when the
@@ -22,7 +24,15 @@ from flowcat_server.core import ended, events
 from flowcat_server.core.amd import AnswerDetector
 from flowcat_server.core.audio import PCM_8K, AudioFormat, Transcoder
 from flowcat_server.core.carrier import Answerer
-from flowcat_server.core.frames import AudioIn, Frame
+from flowcat_server.core.frames import (
+    AgentHeld,
+    AgentResumed,
+    AudioIn,
+    Frame,
+    Interrupted,
+    TurnEnded,
+    TurnSupposed,
+)
 from flowcat_server.core.language import TurnWords
 from flowcat_server.core.processor import Processor
 from flowcat_server.core.speech import Reply
@@ -30,6 +40,7 @@ from flowcat_server.processors.call import Call
 
 Action = Literal["talk", "hang_up", "leave_message"]
 
+_OVER_GREETING = frozenset({AgentHeld, AgentResumed, Interrupted, TurnSupposed})
 TONE_WAIT_MS = 45_000
 """A machine that has not finished its greeting by then is spoken to all the same."""
 WAIT_MS = 6_000
@@ -73,6 +84,7 @@ class MachineProcessor(Processor):
         greet: Callable[[], None],
         cut: Callable[[], None],
         say: Callable[[str], int],
+        greets: Callable[[], bool] = lambda: False,
     ) -> None:
         """Create the stage.
 
@@ -84,12 +96,16 @@ class MachineProcessor(Processor):
             greet: Has the agent speak first.
             cut: Has it fall silent, and forget what it was about to say.
             say: Has a text spoken as a reply of its own; returns its number.
+            greets: The agent's first words have not been heard to their end.
         """
         self._call = call
         self._rules = rules
         self._greet = greet
         self._cut = cut
         self._say = say
+        self._greets = greets
+        self._known_ms: int | None = None
+        """When it became known who answered."""
         self._detector = AnswerDetector(words) if rules.own else None
         self._transcoder = Transcoder(audio, PCM_8K)
         self._answerer: Answerer | None = None
@@ -122,7 +138,7 @@ class MachineProcessor(Processor):
                 self._found(verdict.answerer, "own", verdict.why)
             elif self._leaving and self._message is None and detector.greeting_over():
                 self._speak()
-        if not self.holds:
+        if not (self.holds or self._is_pickup(frame)):
             self.emit(frame)
 
     def on_event(self, event: events.CallEvent) -> None:
@@ -153,6 +169,16 @@ class MachineProcessor(Processor):
 
     # --- inside -------------------------------------------------------------------------------
 
+    def _is_pickup(self, frame: Frame) -> bool:
+        """It comes of the "hello" with which the callee picks up, over our greeting."""
+        if type(frame) is TurnEnded:
+            known_ms = self._known_ms
+            early = known_ms is None or frame.speech_end_ms < known_ms
+            return early and not frame.typed and self._detector is not None and self._greets()
+        if self._known_ms is not None or self._detector is None:
+            return False
+        return type(frame) in _OVER_GREETING and self._greets()
+
     @property
     def _listens(self) -> bool:
         detector = self._detector
@@ -167,6 +193,8 @@ class MachineProcessor(Processor):
         if answerer == "unknown" and known is not None:
             return
         self._answerer = answerer
+        if self._known_ms is None:
+            self._known_ms = self._call.now_ms()
         self._call.publish(events.AnswerDetected(self._call.now_ms(), answerer, by, why))
         self._act(answerer, why)
 

@@ -328,7 +328,8 @@ CARRIER = Vonage(
     docs="https://developer.vonage.com/en/voice/voice-api/concepts/websockets",
     paste="the application's answer URL (GET or POST); its event URL is the same with /status/",
     credential="signature_secret",
-    unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET",
+    unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET; "
+    "that machine detection of mode `default` leaves our NCCO running",
     has_status=True,
     moves_calls=True,
     dial_keys=("application_id", "private_key"),

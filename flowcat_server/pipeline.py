@@ -304,7 +304,9 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
-        machine = self._answering(words, reply.greet, ask, self._cut, self._greets)
+        machine = self._answering(
+            words, reply.greet, ask, self._cut, self._greets, transcribed=True
+        )
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
         return [turn, *machine, transcribe, reply, idle, dead_air, speak]
@@ -382,6 +384,8 @@ class CallLine:
         say: Callable[[str], int],
         cut: Callable[[], None],
         greets: Callable[[], bool] = lambda: False,
+        *,
+        transcribed: bool = False,
     ) -> list[Processor]:
         """Finds out who answered, in a call that we made."""
         if self._rules is None:
@@ -395,6 +399,7 @@ class CallLine:
             cut,
             say,
             greets,
+            transcribed=transcribed,
         )
         self.machine = machine
         self._opening = machine.begin

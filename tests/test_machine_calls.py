@@ -96,6 +96,8 @@ async def test_the_hello_of_who_picks_up_neither_cuts_the_greeting_nor_is_answer
         await talks(script, 700)
         await script.passes(1500)
         assert said(script) == [GREETING, "Thank you."]
+        # What was not answered is not heard again as part of the next turn either.
+        assert [e.text for e in script.all(events.CallerText) if e.final] == ["hello", "hello"]
 
 
 @on_virtual_time
@@ -249,6 +251,17 @@ async def test_an_agent_that_waits_greets_when_a_person_has_answered(kind: str):
         if kind == "cascaded":  # the greeting answers the callee's hello
             await script.passes(9000)
             assert said(script) == [GREETING]
+
+
+@on_virtual_time
+async def test_words_are_searched_for_while_the_agent_waits():
+    lines = '"please leave a message after the tone"'
+    async with call(yaml(lines=lines), machine=MachineRules(wait=True)) as script:
+        await talks(script, 1500)
+        await script.passes(700)
+        assert script.ended == ended.MACHINE_HUNG_UP
+        assert found(script) == [("machine", "words")]
+        assert script.transport.heard == []
 
 
 @on_virtual_time

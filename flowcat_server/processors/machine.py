@@ -28,8 +28,11 @@ from flowcat_server.core.frames import (
     AgentHeld,
     AgentResumed,
     AudioIn,
+    Digit,
     Frame,
     Interrupted,
+    TextIn,
+    TurnDropped,
     TurnEnded,
     TurnSupposed,
 )
@@ -40,6 +43,7 @@ from flowcat_server.processors.call import Call
 
 Action = Literal["talk", "hang_up", "leave_message"]
 
+_ANSWERABLE = frozenset({TurnEnded, TurnSupposed, Digit, TextIn})
 _OVER_GREETING = frozenset({AgentHeld, AgentResumed, Interrupted, TurnSupposed})
 TONE_WAIT_MS = 45_000
 """A machine that has not finished its greeting by then is spoken to all the same."""
@@ -85,6 +89,8 @@ class MachineProcessor(Processor):
         cut: Callable[[], None],
         say: Callable[[str], int],
         greets: Callable[[], bool] = lambda: False,
+        *,
+        transcribed: bool = False,
     ) -> None:
         """Create the stage.
 
@@ -97,6 +103,7 @@ class MachineProcessor(Processor):
             cut: Has it fall silent, and forget what it was about to say.
             say: Has a text spoken as a reply of its own; returns its number.
             greets: The agent's first words have not been heard to their end.
+            transcribed: What is passed on is only written down, until a turn ends.
         """
         self._call = call
         self._rules = rules
@@ -104,6 +111,7 @@ class MachineProcessor(Processor):
         self._cut = cut
         self._say = say
         self._greets = greets
+        self._transcribed = transcribed
         self._known_ms: int | None = None
         """When it became known who answered."""
         self._detector = AnswerDetector(words) if rules.own else None
@@ -138,8 +146,10 @@ class MachineProcessor(Processor):
                 self._found(verdict.answerer, "own", verdict.why)
             elif self._leaving and self._message is None and detector.greeting_over():
                 self._speak()
-        if not (self.holds or self._is_pickup(frame)):
+        if not self._keeps(frame):
             self.emit(frame)
+        elif type(frame) is TurnEnded:
+            self.emit(TurnDropped(frame.decided_ms))  # no reply is owed
 
     def on_event(self, event: events.CallEvent) -> None:
         """A subscriber of the call: transcripts of the callee are searched for words."""
@@ -168,6 +178,12 @@ class MachineProcessor(Processor):
             self._timer.cancel()
 
     # --- inside -------------------------------------------------------------------------------
+
+    def _keeps(self, frame: Frame) -> bool:
+        """It is not for those who would answer it."""
+        if self._waiting and self._transcribed:
+            return type(frame) in _ANSWERABLE
+        return self.holds or self._is_pickup(frame)
 
     def _is_pickup(self, frame: Frame) -> bool:
         """It comes of the "hello" with which the callee picks up, over our greeting."""
@@ -217,6 +233,7 @@ class MachineProcessor(Processor):
         if not self._waiting:
             self._cut()
         self._waiting, self._leaving = False, True
+        self.emit(TurnDropped(self._call.now_ms()))
         if self._timer is not None:
             self._timer.cancel()
         if at_once:

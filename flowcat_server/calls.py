@@ -23,7 +23,7 @@ from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
 from flowcat_server.core.carrier import Detected
-from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
+from flowcat_server.core.events import CallEnded, CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.metrics import Metrics
@@ -159,8 +159,8 @@ class Calls:
         """Places in use, live and reserved."""
         return len(self._reserved)
 
-    def reserve(self, hold_s: float = RESERVATION_S) -> Reservation:
-        """Take a place, for a call that comes within `hold_s`.
+    def reserve(self, hold_s: float = 0) -> Reservation:
+        """Take a place, for a call that comes within `hold_s` (0: within a minute).
 
         Raises:
             CallRefused: The server is full or draining.
@@ -174,7 +174,7 @@ class Calls:
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
-        reservation = Reservation(self._give_back, hold_s)
+        reservation = Reservation(self._give_back, hold_s or RESERVATION_S)
         self._reserved.add(reservation)
         self._quiet.clear()
         return reservation
@@ -240,6 +240,9 @@ class Calls:
             await transport.hang_up(ended.SERVER_ERROR)
         finally:
             reservation.release()
+            if incoming.dialled is not None:  # it has a record; if it has no end, this is it
+                incoming.dialled.writer.on_event(CallEnded(0, ended.SERVER_ERROR))
+                await self._store.call_ended(call_id)
 
     async def _connected(self, call_id: str, transport: Transport) -> None:
         self._connecting[call_id] = transport

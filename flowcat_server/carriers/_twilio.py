@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -28,6 +27,7 @@ from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
 from flowcat_server.carriers._values import first
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    E164,
     Account,
     CallStatus,
     Carrier,

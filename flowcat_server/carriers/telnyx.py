@@ -30,7 +30,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -45,6 +44,7 @@ from flowcat_server.carriers._twilio import EVENTS, MOST_S, STATUSES, TwilioLike
 from flowcat_server.carriers._values import audio_format, obj, text
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
     Account,
     CallStatus,
     CarrierStream,

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 from flowcat_server.carriers import _jwt
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -47,6 +46,7 @@ from flowcat_server.carriers._values import (
     text,
 )
 from flowcat_server.core.carrier import (
+    E164,
     Account,
     CallStatus,
     Carrier,

@@ -8,6 +8,7 @@ live in `transports` and `routes`, once for all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -235,6 +236,9 @@ class Detected:
     greeting_over: bool = False
     """The machine has finished its greeting: it records now."""
 
+
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+"""A telephone number (ITU-T E.164), with a plus."""
 
 # --- the carrier's API --------------------------------------------------------------------------
 

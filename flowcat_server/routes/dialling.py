@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import structlog
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -18,6 +19,8 @@ from flowcat_server.config.types import Duration
 from flowcat_server.errors import CallNotMade, CallRefused
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.routes.outbound import Order, OutboundCalls
+
+log = structlog.get_logger()
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_KEYS = 10_000
@@ -123,6 +126,9 @@ class DiallingDoor:
                 "message": message,
                 "retry_after": FULL_WAIT_S if error.reason == "full" else 0,
             }
+        except Exception:  # the task is the server's: it must not end it
+            log.exception("call_request_failed")
+            return 500, {"error": "server_error", "message": "A fault in the server; see its log."}
         return 201, {
             "id": placed.id,
             "status": placed.status,

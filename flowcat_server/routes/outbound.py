@@ -24,6 +24,7 @@ from flowcat_server.config.models import Config
 from flowcat_server.config.outbound import Machine
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
+    E164,
     OVER,
     CallStatus,
     Dial,
@@ -45,7 +46,6 @@ T = TypeVar("T")
 DIAL_TIMEOUT_S = 10.0
 """How long the carrier may take to say that it dials."""
 MAX_UNNAMED = 1_000
-E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 RUN_ID = re.compile(r"out-([0-9a-f]{23})")
 """What our addresses of an outbound call end in."""
 
@@ -176,10 +176,14 @@ class OutboundCalls:
         """Have the carrier dial; returns why it does not."""
         carrier = placed.line.carrier
         log.info("call_dialled", call_id=placed.id, carrier=carrier.name)
-        answer = await rest.ask(self.http, request, DIAL_TIMEOUT_S)
-        if not answer.problem:
-            placed.dialled(carrier.read_dialled(answer.body), ring_s)
-            return None
+        try:
+            answer = await rest.ask(self.http, request, DIAL_TIMEOUT_S)
+            if not answer.problem:
+                placed.dialled(carrier.read_dialled(answer.body), ring_s)
+                return None
+        except Exception as error:  # it must not end the server
+            log.exception("dial_broke", call_id=placed.id)
+            answer = rest.Answer(f"{type(error).__name__} in the server")
         said = " ".join(answer.body[:500].decode("utf-8", "replace").split())
         detail = f"{carrier.title}: {answer.problem}" + (f": {said}" if said else "")
         log.warning("dial_failed", call_id=placed.id, carrier=carrier.name, error=detail)
@@ -332,12 +336,19 @@ class OutboundCalls:
 
     def later(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for."""
-        self._later.add(task := self.spawn(name, work))
+        self._later.add(task := self.spawn(name, _quietly(work)))
         task.add_done_callback(self._later.discard)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do something that goes on when the request for it is gone. It must not raise."""
         return self._tasks.create_task(work, name=f"outbound-{name}")
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:  # it must not end the server
+        log.exception("outbound_task_failed")
 
 
 def missing(line: Line) -> list[str]:

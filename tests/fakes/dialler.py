@@ -14,20 +14,24 @@ from aiohttp import web
 
 from tests.fakes.doors import PUBLIC, Doors
 from tests.fakes.peers import (
+    SECRET,
     Asked,
     Leg,
     Peer,
     Place,
-    Plivo,
     Rung,
     Telnyx,
-    Vonage,
     media,
     send,
 )
 
 TO = "+15550100"
 OURS = "+15550199"
+JSON = ("vonage", "jambonz", "bandwidth", "exotel")
+CALL_FIELDS = {
+    "plivo": "CallUUID", "vobiz": "CallUUID", "vonage": "uuid", "jambonz": "call_sid",
+    "bandwidth": "callId",
+}  # fmt: skip
 
 
 @dataclass
@@ -72,10 +76,12 @@ class Dialler:
             self.on_dial()
             return web.json_response(self._told(), status=201)
         self.others.append((request.method, request.path, text))
-        return web.json_response({})
+        return web.json_response(self._told() if request.path.endswith("/token") else {})
 
     def _dials(self, path: str) -> bool:
-        return path.endswith(("/Calls.json", "/Call/", "/v1/calls", "/calls", "/Calls"))
+        return path.endswith(
+            ("/Calls.json", "/Call/", "/calls", "/Calls", "/application", "/connect.json")
+        )
 
     @property
     def call(self) -> str:
@@ -86,17 +92,23 @@ class Dialler:
         call = self.call
         return {
             "sid": call, "request_uuid": call, "uuid": call, "callId": call,
-            "data": {"call_control_id": call},
+            "data": {"call_control_id": call}, "token": call, "Call": {"Sid": call},
+            "access_token": "bearer-1",
         }  # fmt: skip
 
     # --- what the carrier does then -----------------------------------------------------------
 
     def _path(self, *names: str) -> str:
+        """The path of an address that the request gave; with it, what proves the carrier."""
         fields = self.dials[-1].fields
         url = next(fields[name] for name in names if name in fields)
         url = url[0] if isinstance(url, list) else url
-        assert url.startswith(PUBLIC), url
-        return str(url).removeprefix(PUBLIC)
+        url = url["url"] if isinstance(url, dict) else url
+        scheme, _, rest = str(url).partition("://")
+        host = PUBLIC.partition("://")[2]
+        assert rest.removeprefix("flowcat:" + SECRET + "@").startswith(host), url
+        assert scheme in ("https", "wss")
+        return rest.partition(host)[2]
 
     async def _tell(self, asked: Asked) -> Rung:
         assert self.house is not None
@@ -105,16 +117,19 @@ class Dialler:
 
     async def reports(self, **fields: str) -> Rung:
         """A status callback, in the carrier's own words."""
-        path = self._path("StatusCallback", "hangup_url", "event_url", "webhook_url")
+        path = self._path(
+            "StatusCallback", "hangup_url", "event_url", "webhook_url", "callback",
+            "call_status_hook", "disconnectUrl",
+        )  # fmt: skip
         if isinstance(self.peer, Telnyx):
             kind = fields.pop("event_type")
             payload = {"call_control_id": self.call, "client_state": self._state(), **fields}
             body = json.dumps({"data": {"event_type": kind, "payload": payload}})
             return await self._tell(Asked("POST", path, body.encode(), "application/json"))
-        if isinstance(self.peer, Vonage):
-            body = json.dumps({"uuid": self.call, **fields})
+        name = CALL_FIELDS.get(self.peer.name, "CallSid")
+        if self.peer.name in JSON:
+            body = json.dumps({name: self.call, **fields}, separators=(",", ":"))
             return await self._tell(Asked("POST", path, body.encode(), "application/json"))
-        name = "CallUUID" if isinstance(self.peer, Plivo) else "CallSid"
         form = urlencode({name: self.call, **fields}).encode()
         return await self._tell(Asked("POST", path, form, "application/x-www-form-urlencoded"))
 
@@ -125,20 +140,21 @@ class Dialler:
         """Somebody answers: the answer webhook."""
         if isinstance(self.peer, Telnyx):
             return await self.reports(event_type="call.answered", **{"from": OURS, "to": TO})
-        path = self._path("Url", "answer_url")
-        if isinstance(self.peer, Vonage):
-            body = json.dumps({"uuid": self.call, "from": OURS[1:], "to": TO[1:]}).encode()
-            return await self._tell(Asked("POST", path, body, "application/json"))
-        form = {**self.peer.form(self.call), "Direction": "outbound-api"}
-        form |= {"From": OURS, "To": TO}
-        body = urlencode(form).encode()
-        return await self._tell(Asked("POST", path, body, "application/x-www-form-urlencoded"))
+        path = self._path("Url", "answer_url", "url", "call_hook", "answerUrl")
+        asked = self.peer.webhook(self.call, path.rpartition("/")[2])
+        assert asked.path == path
+        return await self._tell(asked)
 
     @asynccontextmanager
     async def talks(self) -> AsyncIterator[Leg]:
         """Somebody answers, and the media socket opens."""
-        rung = await self.answers()
         assert self.house is not None
+        if "StreamUrl" in self.dials[-1].fields:
+            place = Place("wss://voice.example" + self._path("StreamUrl"))
+            async with media(self.house, self.peer, self.call, place) as leg:
+                yield leg
+            return
+        rung = await self.answers()
         if isinstance(self.peer, Telnyx):
             place = Place(json.loads(self.others[-1][2])["stream_url"])
         else:

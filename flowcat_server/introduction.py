@@ -8,6 +8,7 @@ from functools import partial
 
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.carrier import Answerer
 from flowcat_server.core.control import Consultation
 from flowcat_server.core.frames import AgentText, AudioIn, Digit, Frame, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
@@ -184,6 +185,9 @@ class IntroductionLine:
     def played(self) -> None:
         """A mark came back."""
         self._play.watch()
+
+    def detected(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """A machine at a colleague's telephone presses no key and is not spoken to for long."""
 
     def stop(self) -> None:
         """The call is over."""

@@ -29,8 +29,17 @@ log = structlog.get_logger()
 METRICS: Final[dict[str, str]] = {
     "flowcat_build_info": "Always 1; the version is a label.",
     "flowcat_calls_total": "Calls that ended, by channel and reason.",
+    "flowcat_agent_calls_total": "Calls that ended, by agent and reason.",
     "flowcat_calls_active": "Calls that are live.",
     "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
+    "flowcat_outbound_calls_total": (
+        "Calls that the server made, by carrier and what became of them: answered, busy, "
+        "no-answer, failed, canceled, or completed before their sound came."
+    ),
+    "flowcat_machine_detection_total": (
+        "Who answered calls that the server made (human, machine, fax, unknown), and by whom it "
+        "was found out (own, carrier); a call counts again if it becomes known better."
+    ),
     "flowcat_call_duration_seconds": "Length of ended calls.",
     "flowcat_turns_total": "Finished turns: answered, interrupted or unanswered.",
     "flowcat_turn_latency_seconds": (
@@ -116,14 +125,15 @@ class BreakerCounts(Protocol):
 class CallMetrics:
     """Counts one call; `on_event` takes the call's event stream. Made by `Metrics.call`."""
 
-    def __init__(self, metrics: Metrics, channel: str, frames: object) -> None:
+    def __init__(self, metrics: Metrics, channel: str, frames: object, agent: str) -> None:
         self._metrics = metrics
-        self._channel = channel
+        self._channel, self._agent = channel, agent
         self._handlers: dict[str, Callable[[Any], None]] = {
             "TurnCompleted": metrics._turn,
             "AgentHeard": metrics._heard,
             "ToolEnded": metrics._tool,
             "UsageCounted": metrics._used,
+            "AnswerDetected": metrics._detected,
             "CallEnded": self._ended,
         }
         self.frames = frames
@@ -143,7 +153,7 @@ class CallMetrics:
 
     def _ended(self, event: Any) -> None:
         if self._live:
-            self._metrics._ended(self._channel, event.reason, event.at_ms)
+            self._metrics._ended(self._channel, self._agent, event.reason, event.at_ms)
             self.close()
 
 
@@ -169,7 +179,7 @@ class Metrics:
         self._live: set[CallMetrics] = set()
         self._gone = {"in": 0, "out": 0}
         self._media_dropped: dict[str, Callable[[], int]] = {}
-        self._breakers: dict[tuple[str, str], BreakerCounts] = {}
+        self._breakers: dict[tuple[str, str], list[BreakerCounts]] = {}
         self._now_ms: Callable[[], int] = lambda: 0
         self._records_dropped = 0
         self._tools: set[str] = set()
@@ -186,8 +196,17 @@ class Metrics:
         self._calls = Counter(
             *_named("flowcat_calls_total"), ["channel", "reason"], registry=registry
         )
+        self._agent_calls = Counter(
+            *_named("flowcat_agent_calls_total"), ["agent", "reason"], registry=registry
+        )
         self._refused = Counter(
             *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
+        )
+        self._outbound = Counter(
+            *_named("flowcat_outbound_calls_total"), ["carrier", "status"], registry=registry
+        )
+        self._detection = Counter(
+            *_named("flowcat_machine_detection_total"), ["result", "by"], registry=registry
         )
         self._duration = Histogram(
             *_named("flowcat_call_duration_seconds"), buckets=DURATION_BUCKETS, registry=registry
@@ -231,9 +250,9 @@ class Metrics:
 
     # --- what is counted ----------------------------------------------------------------------
 
-    def call(self, channel: str, frames: object = None) -> CallMetrics:
+    def call(self, channel: str, frames: object = None, agent: str = "") -> CallMetrics:
         """A call began. `frames` has the attributes of `FrameCounts`, as far as it counts."""
-        call = CallMetrics(self, channel, frames)
+        call = CallMetrics(self, channel, frames, agent)
         self._live.add(call)
         return call
 
@@ -245,6 +264,10 @@ class Metrics:
     def call_refused(self, reason: str) -> None:
         """A call was not taken: ``full``, ``draining``, ..."""
         self._refused.labels(reason).inc()
+
+    def dialled(self, carrier: str, status: str) -> None:
+        """A call that we made was answered, or is over without."""
+        self._outbound.labels(carrier, status).inc()
 
     def over_budget(self, stage: str) -> None:
         """Response latency is over budget, mostly because of `stage`."""
@@ -265,8 +288,14 @@ class Metrics:
     def watch_breaker(
         self, kind: str, provider: str, breaker: BreakerCounts, now_ms: Callable[[], int]
     ) -> None:
-        """Report a provider's breaker; `now_ms` is the clock it goes by."""
-        self._breakers[kind, provider] = breaker
+        """Report a provider's breaker; `now_ms` is the clock it goes by.
+
+        Agents that use a provider in different ways have a breaker each: they are counted
+        together, and the worst state is shown.
+        """
+        known = self._breakers.setdefault((kind, provider), [])
+        if breaker not in known:
+            known.append(breaker)
         self._now_ms = now_ms
 
     def loop_lag(self, seconds: float) -> None:
@@ -292,6 +321,9 @@ class Metrics:
         if heard.interrupted:
             self._interruptions.inc()
 
+    def _detected(self, found: Any) -> None:
+        self._detection.labels(found.answerer, found.by).inc()
+
     def _tool(self, tool: Any) -> None:
         name = tool.name
         if name not in self._tools:
@@ -313,8 +345,9 @@ class Metrics:
             if amount:
                 self._usage.labels(used.kind, used.provider, unit).inc(amount)
 
-    def _ended(self, channel: str, reason: str, duration_ms: int) -> None:
+    def _ended(self, channel: str, agent: str, reason: str, duration_ms: int) -> None:
         self._calls.labels(channel, reason).inc()
+        self._agent_calls.labels(agent, reason).inc()
         self._duration.observe(duration_ms / 1000)
 
     def _leave(self, call: CallMetrics) -> None:
@@ -348,12 +381,12 @@ class Metrics:
             *_named("flowcat_provider_guesses_total"), labels=[*labels, "outcome"]
         )
         now_ms = self._now_ms()
-        for names, breaker in self._breakers.items():
-            state.add_metric(names, BREAKER_STATES.index(breaker.state(now_ms)))
-            opened.add_metric(names, breaker.opened)
-            lost.add_metric(names, breaker.hedges_lost)
-            guesses.add_metric((*names, "used"), breaker.guesses_used)
-            guesses.add_metric((*names, "dropped"), breaker.guesses_dropped)
+        for names, breakers in self._breakers.items():
+            state.add_metric(names, max(BREAKER_STATES.index(b.state(now_ms)) for b in breakers))
+            opened.add_metric(names, sum(b.opened for b in breakers))
+            lost.add_metric(names, sum(b.hedges_lost for b in breakers))
+            guesses.add_metric((*names, "used"), sum(b.guesses_used for b in breakers))
+            guesses.add_metric((*names, "dropped"), sum(b.guesses_dropped for b in breakers))
         yield state
         yield opened
         yield lost

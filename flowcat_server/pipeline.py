@@ -16,11 +16,13 @@ from flowcat_server.core.agent import Agent, Profile
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
+from flowcat_server.core.carrier import Answerer
 from flowcat_server.core.control import Comeback
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
-from flowcat_server.core.frames import AgentText, ReplyEnded
+from flowcat_server.core.events import CallEvent
+from flowcat_server.core.frames import AgentText, Interrupted, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.hold import waiting_tone
 from flowcat_server.core.interfaces import (
@@ -52,6 +54,7 @@ from flowcat_server.processors.hold import DeafProcessor, Hold, HoldProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
 from flowcat_server.processors.judge import Judge
 from flowcat_server.processors.lineup import Lineup, Member
+from flowcat_server.processors.machine import MachineProcessor, MachineRules
 from flowcat_server.processors.play import PlayProcessor
 from flowcat_server.processors.prepared import Prepared, keys_clip
 from flowcat_server.processors.realtime import RealtimeProcessor
@@ -116,6 +119,7 @@ class CallLine:
         transport: Transport,
         recorder: Recorder | None = None,
         variables: Mapping[str, Any] | None = None,
+        machine: MachineRules | None = None,
         *,
         comeback: Comeback | None = None,
         hears_keys: bool = False,
@@ -128,6 +132,7 @@ class CallLine:
             transport: The way to the far end.
             recorder: Where both sides are recorded; None: nowhere.
             variables: Call variables on top of the agent's own.
+            machine: What is done about who answers; None: the call came to us.
             comeback: The call was passed on before, and nobody was reached: it goes on.
             hears_keys: Keys are heard in the caller's audio: the carrier does not tell of them.
         """
@@ -140,7 +145,7 @@ class CallLine:
         self._usage = UsageMeter()
         self._comeback = comeback
         self._hanging_up: Callable[[], None] = lambda: None
-        self._ask: Callable[[str], None] = lambda text: None
+        self._ask: Callable[[str], object] = lambda text: None
         """Has the agent say a text as a turn of its own."""
         self._counting: Callable[[], None] = lambda: None
         """Has the stages enter what they have not told yet."""
@@ -163,7 +168,12 @@ class CallLine:
                 parts.toolbox.harmless,
             )
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
-        self._opening: Callable[[str], None] = lambda opening: None
+        self._opening: Callable[[], None] = lambda: None
+        self._reopening: Callable[[str], None] = lambda words: None
+        """Begins a call that comes back, with these words."""
+        self._rules = machine
+        self.machine: MachineProcessor | None = None
+        """Where it is found out who answered; None: nowhere."""
         self._conversation = Conversation(
             self.playout, earlier=comeback.progress.messages if comeback is not None else ()
         )
@@ -199,9 +209,22 @@ class CallLine:
     def begin(self) -> None:
         """The call is up: speak first."""
         target = self._comeback.target if self._comeback is not None else None
-        self._opening(self.control.render(target.failed) if target is not None else "")
-        if target is not None and target.then == "end" and self._actions is not None:
+        if target is None:
+            self._opening()
+            return
+        self._reopening(self.control.render(target.failed))
+        if target.then == "end" and self._actions is not None:
             self._actions.ending = True
+
+    def on_event(self, event: CallEvent) -> None:
+        """A subscriber of the call, for what is found out from its transcript."""
+        if self.machine is not None:
+            self.machine.on_event(event)
+
+    def detected(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier says who answered."""
+        if self.machine is not None:
+            self.machine.told(answerer, greeting_over=greeting_over)
 
     def played(self) -> None:
         """The far end has played more: a reply may have been heard to its end."""
@@ -264,14 +287,17 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 
-        def ask(text: str, *, at_once: bool = False) -> None:
+        def ask(text: str, *, at_once: bool = False) -> int:
             number = detector.skip()
             reply.begin(number, speak.overtake(number) if at_once else None)
             if text:
                 idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
+            return number
 
         def fill(debt: Debt, text: str) -> bool:
+            if self._holds():
+                return False
             if debt.stage == "tts":
                 if not speak.can_say(text):
                     return False
@@ -323,7 +349,7 @@ class CallLine:
             turn_config.dead_air.hedge_after,
             speculates=_speculates(parts),
         )
-        idle = self._idle(lambda: detector.open or detector.keying, ask)
+        idle = self._idle(lambda: detector.open or detector.keying or self._holds(), ask)
         speak = SpeakProcessor(
             call,
             Lineup(call, "tts", members(parts.tts, deadlines.tts)),
@@ -348,9 +374,13 @@ class CallLine:
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
         self._ask = self.control.press = ask
+        self._reopening = reply.greet
+        machine = self._answering(
+            words, reply.greet, ask, self._cut, self._greets, transcribed=True
+        )
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
-        return [turn, transcribe, reply, idle, dead_air, speak]
+        return [turn, *machine, transcribe, reply, idle, dead_air, speak]
 
     def _realtime(self) -> list[Processor]:
         call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
@@ -363,7 +393,7 @@ class CallLine:
             return announce.can_say(text)
 
         def fill(debt: Debt, text: str) -> bool:
-            return debt.stage != "tts" and realtime.fill(text)
+            return debt.stage != "tts" and not self._holds() and realtime.fill(text)
 
         def watch() -> None:
             dead_air.watch()
@@ -415,10 +445,55 @@ class CallLine:
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
         self._ask, self.control.press = realtime.ask, realtime.press
-        idle = self._idle(lambda: realtime.caller_speaks, realtime.ask)
-        return [realtime, idle, dead_air, announce]
+        self._reopening = realtime.greet
+        idle = self._idle(lambda: realtime.caller_speaks or self._holds(), realtime.ask)
+        words = turn_words(spoken(parts.config.topology.stt))
+        late = self._rules is not None and self._rules.wait
+        greet = realtime.greet_late if late else realtime.greet
+        machine = self._answering(words, greet, realtime.announce, realtime.cut)
+        return [*machine, realtime, idle, dead_air, announce]
 
-    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
+    def _answering(
+        self,
+        words: TurnWords | None,
+        greet: Callable[[], None],
+        say: Callable[[str], int],
+        cut: Callable[[], None],
+        greets: Callable[[], bool] = lambda: False,
+        *,
+        transcribed: bool = False,
+    ) -> list[Processor]:
+        """Finds out who answered, in a call that we made."""
+        if self._rules is None:
+            return []
+        machine = MachineProcessor(
+            self._call,
+            self._rules,
+            self._transport.input_format,
+            words,
+            greet,
+            cut,
+            say,
+            greets,
+            transcribed=transcribed,
+        )
+        self.machine = machine
+        self._opening = machine.begin
+        return [machine]
+
+    def _cut(self) -> None:
+        """Have the agent fall silent, as if the callee had interrupted it."""
+        active = self.playout.active()
+        if self.machine is not None and active is not None:
+            self.machine.emit(Interrupted(active, self._call.now_ms()))
+
+    def _greets(self) -> bool:
+        return self.playout.active() == 0
+
+    def _holds(self) -> bool:
+        return self.machine is not None and self.machine.holds
+
+    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], object]) -> IdleProcessor:
         idle = self._parts.config.turn.idle
         rules = IdleRules(idle.after, idle.say, idle.times, idle.then == "hangup")
         return IdleProcessor(
@@ -435,6 +510,8 @@ class CallLine:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
         self._usage.settled(reply)
         self._hold.rest()
+        if self.machine is not None and not self._stopped and self.machine.settled(reply):
+            return
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return

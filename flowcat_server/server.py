@@ -31,18 +31,20 @@ from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
 from flowcat_server.routes.audiosocket import AudioSocketListener
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.lines import lines
 from flowcat_server.routes.next import NextDoor
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
-from flowcat_server.startup import Built, Progress, build, prepare_later
+from flowcat_server.startup import Built, Progress, build, prepare_all_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 
@@ -82,7 +84,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class Server:
-    """One process: one agent, its providers, its doors and its live calls."""
+    """One process: its agents, their providers, its doors and its live calls."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -111,16 +113,19 @@ class Server:
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack)
-            calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
-            if built.parts.tts:
-                prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
-                stack.callback(prepare.cancel)
+            calls = Calls(built.agents, store, recorder, metrics, tasks, webhook)
+            prepare = tasks.create_task(prepare_all_later(built.agents), name="prepare-speech")
+            stack.callback(prepare.cancel)
             token, made = self._token()
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
             pacer = Pacer()
-            carrier_calls = CarrierCalls(calls, StreamTokens(secrets.token_bytes(32)), http)
-            app = self._app(calls, carrier_calls, pacer, store, metrics, http, offers, token, built)
+            outbound = OutboundCalls(self._loaded.config, calls, http, tasks)
+            tokens = StreamTokens(secrets.token_bytes(32))
+            carrier_calls = CarrierCalls(calls, tokens, http, outbound=outbound)
+            app = self._app(
+                calls, carrier_calls, outbound, pacer, store, metrics, http, offers, token, built
+            )
             address = await self._open(app, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
@@ -194,6 +199,7 @@ class Server:
         self,
         calls: Calls,
         carrier_calls: CarrierCalls,
+        outbound: OutboundCalls,
         pacer: Pacer,
         store: Store,
         metrics: Metrics,
@@ -208,6 +214,7 @@ class Server:
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
+            DiallingDoor(calls, outbound),
             HealthDoor(
                 calls,
                 metrics,
@@ -303,10 +310,10 @@ def _hide_secrets(config: Config) -> None:
 
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:
-    parts = built.parts
-    for kind in ("stt", "llm", "tts", "realtime"):
-        for candidate in getattr(parts, kind):
-            metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
+    for parts in built.agents:
+        for kind in ("stt", "llm", "tts", "realtime"):
+            for candidate in getattr(parts, kind):
+                metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
 
 
 def _webrtc_settings(config: Config) -> WebRtcSettings:
@@ -333,6 +340,7 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
     config = loaded.config
     names = {item.kind: item.name for item in built.used if not item.spare}
     return {
+        "agents": list(built.agents.names),
         "agent": {
             "name": config.agent.name,
             "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],

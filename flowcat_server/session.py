@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from flowcat_server.core import ended, events
 from flowcat_server.core.agent import Agent
+from flowcat_server.core.carrier import Answerer
 from flowcat_server.core.control import LineControl
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
@@ -73,6 +75,9 @@ class Line(Protocol):
 
     def transfer_failed(self, target: TransferTarget) -> None:
         """Nobody could be reached: the caller is told."""
+
+    def detected(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier says who answered."""
 
     def stop(self) -> None:
         """The call is over: of what the agent says, nothing more will be heard."""
@@ -350,6 +355,11 @@ class Session:
         if self._line is not None and self.reason is None:
             self._line.playout.acknowledge(name, self.now_ms())
             self.protect(self._line.played)
+
+    def receive_detection(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier's own result of who answered."""
+        if self._line is not None and self.reason is None:
+            self.protect(partial(self._line.detected, answerer, greeting_over=greeting_over))
 
     def lost(self, reason: str) -> None:
         """The far end is gone."""

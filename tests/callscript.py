@@ -23,6 +23,7 @@ from flowcat_server.core.events import CallEvent
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.pipeline import CallLine, Candidate, Parts
+from flowcat_server.processors.machine import MachineRules
 from flowcat_server.processors.record import Recorder
 from flowcat_server.providers.http import Http
 from flowcat_server.providers.registry import KINDS, Kind, Settings, find
@@ -284,6 +285,7 @@ async def call(
     variables: Mapping[str, Any] | None = None,
     recorder: Recorder | None = None,
     shared: Parts | None = None,
+    machine: MachineRules | None = None,
     control: LineControl | None = None,
     comeback: Comeback | None = None,
     hears_keys: bool = False,
@@ -291,21 +293,29 @@ async def call(
     """A live call of an agent; hung up by the caller at the end of the block.
 
     `shared`: what several calls of one process share; else they are made of the other arguments.
+    `machine`: we made the call.
     """
     shared = shared or await parts(loaded(yaml), tools, extra)
     transport = LoopbackTransport(buffers=buffers, audio=audio, marks=marks)
-    session = Session(
-        "call-1",
-        transport,
-        lambda owner: CallLine(
+
+    def build(owner: Session) -> CallLine:
+        line = CallLine(
             owner,
             shared,
             transport,
             recorder,
             variables,
+            machine,
             comeback=comeback,
             hears_keys=hears_keys,
-        ),
+        )
+        owner.subscribe(line.on_event)
+        return line
+
+    session = Session(
+        "call-1",
+        transport,
+        build,
         agent_name="test",
         channel="loopback",
         max_call_ms=shared.config.limits.max_call,

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from flowcat_server.carriers._values import MAX_ID_CHARS, obj, parse_object, short, text
 from flowcat_server.core.carrier import (
+    E164,
     Account,
     Answerer,
     CallStatus,
@@ -29,7 +30,6 @@ _NETLOC = re.compile(
 )
 CALL_ID = re.compile(rf"[A-Za-z0-9_.:~=@+-]{{1,{MAX_ID_CHARS}}}")
 """Call ids as carriers make them; nothing that means something in a path, in markup or in a log."""
-E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 def url_candidates(url: str) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -29,6 +28,7 @@ from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
 from flowcat_server.carriers._values import short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    E164,
     NOWHERE,
     Account,
     CallStatus,
@@ -112,6 +112,11 @@ class PlivoLike(Carrier):
         """The caller hears a busy tone."""
         del account, call
         return Document(document('<Hangup reason="busy"/>'))
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(document("<Hangup/>"))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any of the signatures of version 3, of this account or its main account."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -28,6 +27,7 @@ from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
 from flowcat_server.carriers._values import first, short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    E164,
     NOWHERE,
     Account,
     CallStatus,
@@ -123,6 +123,11 @@ class TwilioLike(Carrier):
         """The caller hears a busy tone."""
         del account, call
         return Document(document('<Reject reason="busy"/>'))
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(document("<Hangup/>"))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """``X-Twilio-Signature`` or what the carrier calls it."""

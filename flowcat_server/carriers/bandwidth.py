@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -44,6 +43,7 @@ from flowcat_server.carriers._values import (
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.audio import MULAW_8K, AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
     NOWHERE,
     Account,
     CallStatus,

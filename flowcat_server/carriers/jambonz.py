@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -47,6 +46,7 @@ from flowcat_server.carriers._values import (
 )
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
     NOWHERE,
     Account,
     CallStatus,
@@ -194,6 +194,11 @@ class Jambonz(Carrier):
         del account, call
         decline = {"verb": "sip:decline", "status": 486, "reason": "Busy Here"}
         return Document(encode_json([decline]), "application/json")
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(encode_json([{"verb": "hangup"}]), "application/json")
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any ``v1`` over the time and the body, as it came or written compactly."""

@@ -31,7 +31,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flowcat_server.carriers._http import (
     CALL_ID,
-    E164,
     Answer,
     call_status,
     detected,
@@ -46,6 +45,7 @@ from flowcat_server.carriers._twilio import EVENTS, MOST_S, STATUSES, TwilioLike
 from flowcat_server.carriers._values import audio_format, obj, short, text
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
     NOWHERE,
     Account,
     CallStatus,
@@ -176,13 +176,17 @@ class Telnyx(TwilioLike):
         return Document("", "text/plain", rest=self._act(account, call.call_id, action, stream))
 
     def busy(self, account: Account, call: Ringing) -> Document:
-        """The caller hears a busy tone; one that we have called is hung up."""
-        if call.account_id == DIALLED:
-            return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
+        """The caller hears a busy tone."""
         if call.account_id != CALL_CONTROL:
             return TwilioLike.busy(self, account, call)
         cause = {"cause": "USER_BUSY"}
         return Document("", "text/plain", rest=self._act(account, call.call_id, "reject", cause))
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        if call.account_id != DIALLED:
+            return TwilioLike.drop(self, account, call)
+        return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Ed25519 over the time and the raw body."""

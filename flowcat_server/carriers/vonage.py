@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 from flowcat_server.carriers import _jwt
 from flowcat_server.carriers._http import (
-    E164,
     Answer,
     call_status,
     detected,
@@ -47,6 +46,7 @@ from flowcat_server.carriers._values import (
     text,
 )
 from flowcat_server.core.carrier import (
+    E164,
     NOWHERE,
     OVER,
     Account,
@@ -190,6 +190,11 @@ class Vonage(Carrier):
         """An NCCO cannot turn a call away, so that the caller is told."""
         del account, call
         return Document(encode_json([{"action": "talk", "text": BUSY_TEXT}]), "application/json")
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """An NCCO with nothing to do ends the call."""
+        del account, call
+        return Document("[]", "application/json")
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """The token's signature, its issuer, age and owner, and the body's hash."""
@@ -379,7 +384,8 @@ CARRIER = Vonage(
     docs="https://developer.vonage.com/en/voice/voice-api/concepts/websockets",
     paste="the application's answer URL (GET or POST); its event URL is the same with /status/",
     credential="signature_secret",
-    unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET",
+    unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET; "
+    "that machine detection of mode `default` leaves our NCCO running",
     has_status=True,
     moves_calls=True,
     joins_calls="both",

@@ -13,6 +13,8 @@ from pydantic import Field, SecretStr, model_validator
 from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.carriers import Carriers
 from flowcat_server.config.hold import Hold
+from flowcat_server.config.outbound import Outbound
+from flowcat_server.config.routes import Routes
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
 from flowcat_server.config.types import Duration, PortRange, Texts
@@ -305,7 +307,9 @@ class Config(FlowcatBlock):
     turn: Turn = Field(default_factory=Turn, description="Who speaks when.")
     tools: list[Tool] = Field(default_factory=list, description="Functions for the model.")
     knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
+    routes: Routes = Field(default_factory=Routes, description="Several agents in one server.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
+    outbound: Outbound = Field(default_factory=Outbound, description="Calls that the server makes.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
     hold: Hold = Field(default_factory=Hold, description="What a caller hears who waits.")
     limits: Limits = Field(default_factory=Limits, description="What one process takes on.")

@@ -8,6 +8,7 @@ live in `transports` and `routes`, once for all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -236,6 +237,9 @@ class Detected:
     """The machine has finished its greeting: it records now."""
 
 
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+"""A telephone number (ITU-T E.164), with a plus."""
+
 # --- the carrier's API --------------------------------------------------------------------------
 
 
@@ -293,7 +297,7 @@ class LiveCall:
     call_id: str
     account_id: str = ""
     from_number: str = ""
-    """The number that was called: what a person who is called next may be shown."""
+    """Our own number in it: what a person who is called next may be shown."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -429,6 +433,10 @@ class Carrier:
     def busy(self, account: Account, call: Ringing) -> Document:
         """Turns the call away: the server is full or draining."""
         raise NotImplementedError
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Ends a call that we made and that was answered too late."""
+        return self.busy(account, call)
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Whether the carrier signed a webhook; None: it signs none."""

@@ -64,7 +64,7 @@ class CallControl:
         self._relink = relink
         self._tools_after_ms = tools_after_ms
         self._rescue = rescue
-        self.press: Callable[[KeyPresses], None] = lambda keys: None
+        self.press: Callable[[KeyPresses], object] = lambda keys: None
         """Has keys follow what is being said."""
         self.deaf = False
         """The caller is not listened to."""

@@ -33,7 +33,7 @@ class IdleProcessor(Processor):
         rules: IdleRules,
         playout: Playout,
         caller_open: Callable[[], bool],
-        ask: Callable[[str], None],
+        ask: Callable[[str], object],
     ) -> None:
         """Create the stage.
 

@@ -50,7 +50,7 @@ class ApiDoor:
     async def info(self, request: web.Request) -> web.Response:
         """What the page shows before a call."""
         limits = {
-            "max_calls": self._calls.parts.config.limits.max_calls,
+            "max_calls": self._calls.config.limits.max_calls,
             "live": len(self._calls.live),
         }
         return web.json_response(
@@ -103,7 +103,7 @@ class ApiDoor:
     async def delete(self, request: web.Request) -> web.Response:
         """Remove a finished call, its rows and its recording."""
         call_id = request.match_info["id"]
-        if call_id in self._calls.live:
+        if call_id in self._calls.live or call_id in self._calls.ringing:
             raise web.HTTPConflict(text="the call is live; hang up first")
         deleted = await self._store.delete_call(call_id)
         if not deleted.calls:
@@ -111,7 +111,7 @@ class ApiDoor:
         return web.Response(status=204)
 
     async def hang_up(self, request: web.Request) -> web.Response:
-        """End a live call."""
+        """End a call that is live, or rings."""
         if not await self._calls.hang_up(request.match_info["id"], ended.OPERATOR_HUNG_UP):
             raise web.HTTPNotFound
         return web.Response(status=204)
@@ -122,9 +122,10 @@ class ApiDoor:
         targets = session.targets()
         if name not in targets:
             known = ", ".join(targets) or "none"
-            raise web.HTTPBadRequest(text=f"to must name a transfer target (known: {known})")
+            text = f"to must name a transfer target (known: {known})"
+            raise _problem(web.HTTPUnprocessableEntity, "target_unknown", text)
         if session.moving:
-            raise web.HTTPConflict(text="the call is being passed on")
+            raise _problem(web.HTTPConflict, "moving", "The call is being passed on.")
         session.pass_on(targets[name])
         return web.Response(status=202)
 
@@ -134,26 +135,27 @@ class ApiDoor:
         try:
             keys = parse_keys(await _text(request, "keys"))
         except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from error
+            raise _problem(web.HTTPUnprocessableEntity, "invalid_request", str(error)) from error
         session.send_keys(keys)
         return web.Response(status=202)
 
     async def hold(self, request: web.Request) -> web.Response:
         """Have the caller of a live call wait."""
         if not self._live(request).hold():
-            raise web.HTTPConflict(text="the caller waits already")
+            raise _problem(web.HTTPConflict, "waiting", "The caller waits already.")
         return web.Response(status=204)
 
     async def resume(self, request: web.Request) -> web.Response:
         """Go on with a caller who waits."""
         if not self._live(request).resume():
-            raise web.HTTPConflict(text="the caller does not wait, or is being passed on")
+            text = "The caller does not wait, or is being passed on."
+            raise _problem(web.HTTPConflict, "not_waiting", text)
         return web.Response(status=204)
 
     def _live(self, request: web.Request) -> Session:
         session = self._calls.live.get(request.match_info["id"])
         if session is None or not session.running:
-            raise web.HTTPNotFound
+            raise _problem(web.HTTPNotFound, "call_unknown", "There is no such live call.")
         return session
 
     def _summary(self, summary: CallSummary) -> dict[str, Any]:
@@ -163,8 +165,14 @@ class ApiDoor:
             "from": body["from_number"],
             "to": body["to_number"],
             "started_at": body["accepted_at"],
-            "live": summary.id in self._calls.live,
+            "live": summary.id in self._calls.live or summary.id in self._calls.ringing,
         }
+
+
+def _problem(kind: type[web.HTTPError], error: str, message: str) -> web.HTTPError:
+    """What cannot be done, and why, as `POST /api/calls` says it."""
+    text = msgspec.json.encode({"error": error, "message": message}).decode()
+    return kind(text=text, content_type="application/json")
 
 
 async def _text(request: web.Request, name: str) -> str:
@@ -172,10 +180,13 @@ async def _text(request: web.Request, name: str) -> str:
     try:
         body = msgspec.json.decode(await read_body(request, MAX_BODY_BYTES))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise web.HTTPBadRequest(text="the body must be JSON") from error
+        raise _problem(
+            web.HTTPUnprocessableEntity, "invalid_request", "the body must be JSON"
+        ) from error
     value = body.get(name) if isinstance(body, dict) else None
     if not isinstance(value, str):
-        raise web.HTTPBadRequest(text=f"the body must be a JSON object with the text {name!r}")
+        text = f"the body must be a JSON object with the text {name!r}"
+        raise _problem(web.HTTPUnprocessableEntity, "invalid_request", text)
     return value
 
 

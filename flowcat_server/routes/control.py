@@ -64,6 +64,7 @@ class Remembered:
     comeback: Comeback
     from_number: str
     to_number: str
+    agent: str = ""
 
 
 @dataclass(slots=True)
@@ -132,6 +133,7 @@ class CarrierControl:
         session: Session,
         transport: CarrierTransport,
         base: str,
+        agent: str = "",
     ) -> None:
         """Take over a call.
 
@@ -142,6 +144,7 @@ class CarrierControl:
             session: The same, as we have it.
             transport: Its media socket.
             base: This server as the carrier reaches it; empty: it does not.
+            agent: Name of the agent that has the call; empty: the default one.
         """
         self._desk = desk
         self._line = line
@@ -149,6 +152,7 @@ class CarrierControl:
         self._session = session
         self._transport = transport
         self._base = base
+        self._agent = agent
 
     # --- keys -------------------------------------------------------------------------------
 
@@ -177,7 +181,12 @@ class CarrierControl:
 
     async def _cold(self, target: TransferTarget, progress: Progress) -> str:
         carrier, session = self._line.carrier, self._session
-        wish = {"call": self._call.call_id, "node": progress.node, "target": target.name}
+        wish = {
+            "call": self._call.call_id,
+            "agent": self._agent,
+            "node": progress.node,
+            "target": target.name,
+        }
         handing = Handing(
             document_url=self._address({"do": "dial", "phone": target.phone, **wish}),
             over_url=self._address({"do": "over", **wish}, 0),
@@ -190,7 +199,9 @@ class CarrierControl:
             return self._why_not(carrier.moves_calls)
         self._transport.target = target.name
         key = carrier.name, self._call.call_id
-        remembered = Remembered(Comeback(progress, target), session.from_number, session.to_number)
+        remembered = Remembered(
+            Comeback(progress, target), session.from_number, session.to_number, self._agent
+        )
         self._desk.remember(key, remembered)
         failure = ""
 
@@ -235,8 +246,10 @@ class CarrierControl:
             account,
             Dial(
                 to=target.phone,
-                from_number=account.from_number or self._session.to_number,
-                answer_url=self._address({"do": "consult", "consultation": name}, 0),
+                from_number=account.from_number or self._call.from_number,
+                answer_url=self._address(
+                    {"do": "consult", "consultation": name, "agent": self._agent}, 0
+                ),
                 status_url=f"{self._base}/telephony/status/{carrier.name}",
                 ring_s=target.ring_ms // 1000,
                 limit_s=LIMIT_S,

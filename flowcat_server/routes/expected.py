@@ -16,6 +16,7 @@ from flowcat_server.core.carrier import (
     OVER,
     CallStatus,
     Carrier,
+    Detected,
     LiveCall,
     RestRequest,
     Ringing,
@@ -23,10 +24,13 @@ from flowcat_server.core.carrier import (
 )
 from flowcat_server.core.control import Comeback, Consultation
 from flowcat_server.core.graph import TransferTarget
+from flowcat_server.errors import CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.control import CarrierControl, Desk
 from flowcat_server.routes.lines import Line
+from flowcat_server.routes.outbound import RUN_ID, OutboundCalls
+from flowcat_server.routes.placed import Placed
 from flowcat_server.routes.tickets import Tickets
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.session import Session
@@ -45,6 +49,8 @@ class Expected:
     reservation: Reservation
     incoming: Incoming
     account_id: str = ""
+    placed: Placed | None = None
+    """We made the call; it is ours until its media socket comes."""
 
 
 class CarrierCalls:
@@ -56,6 +62,7 @@ class CarrierCalls:
         tokens: StreamTokens,
         http: Http,
         clock: Callable[[], float] = time.time,
+        outbound: OutboundCalls | None = None,
     ) -> None:
         """Expect nobody yet.
 
@@ -64,10 +71,12 @@ class CarrierCalls:
             tokens: Mints and checks the media sockets' tokens.
             http: For requests to the carriers.
             clock: Seconds since 1970, for requests that are signed.
+            outbound: Knows the calls that we make; None: there are none.
         """
         self._calls = calls
         self._tokens = tokens
         self._http = http
+        self._outbound = outbound
         self._clock = clock
         self.desk = Desk(calls, http, Tickets(tokens, clock), clock)
         """What goes on with calls that are passed on."""
@@ -83,6 +92,7 @@ class CarrierCalls:
         *,
         comeback: Comeback | None = None,
         consultation: Consultation | None = None,
+        agent: str = "",
     ) -> str:
         """Keep a place for a call that a verified webhook announced; returns its socket's token.
 
@@ -92,19 +102,29 @@ class CarrierCalls:
             run_id: Of the webhook's address.
             comeback: It was passed on before, and nobody was reached.
             consultation: It is that of a colleague, who is asked whether they take another.
+            agent: Whose call it was before, or whose the other is.
 
         Raises:
-            CallRefused: There is no place.
+            CallRefused: There is no place, or it is a call of ours that is over.
         """
         self._forget_unheld()
         key = carrier.name, call.call_id
+        placed = self._find_placed(carrier, run_id, call.call_id)
+        if placed is not None:
+            placed.answered()
+            self._expected[key] = self._place_of(placed, call.account_id)
+            log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
+            return self._tokens.mint(carrier.name, call.call_id)
         previous = self._expected.pop(key, None)
         if previous is not None:
             previous.reservation.release()  # asked again about the same call: it keeps its place
         expected = self._place(
             carrier, call.call_id, call.from_number, call.to_number, run_id, call.account_id
         )
-        expected.incoming = replace(expected.incoming, comeback=comeback, consultation=consultation)
+        if comeback is not None or consultation is not None:
+            expected.incoming = replace(
+                expected.incoming, comeback=comeback, consultation=consultation, agent=agent
+            )
         self._expected[key] = expected
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
@@ -123,17 +143,36 @@ class CarrierCalls:
 
         Raises:
             AuthError: The socket does not prove that the call is its own.
-            CallRefused: Nobody kept a place for it, and there is none.
+            CallRefused: Nobody kept a place for it, and there is none; or it is a call of ours
+                that is over.
         """
         carrier = line.carrier
         suffices = vouched and (carrier.handshake_suffices or not line.account.guarded)
         if token or not suffices:
             self._tokens.consume(token, carrier.name, started.call_id)
         expected = self._expected.pop((carrier.name, started.call_id), None)
+        if expected is None:
+            placed = self._find_placed(carrier, run_id, started.call_id)
+            expected = self._place_of(placed) if placed is not None else None
         if expected is not None and expected.reservation.held:
+            if expected.placed is not None:
+                expected.incoming = expected.placed.take(started.call_id)
             return expected
+        if expected is not None and expected.placed is not None:
+            raise CallRefused("over")
         # A socket that no webhook announced, or one whose webhook another worker answered.
         return self._place(carrier, started.call_id, started.from_number, started.to_number, run_id)
+
+    def _find_placed(self, carrier: Carrier, run_id: str, call_id: str) -> Placed | None:
+        if self._outbound is None:
+            return None
+        placed = self._outbound.find(carrier.name, run_id, call_id)
+        if placed is None and RUN_ID.fullmatch(run_id):
+            raise CallRefused("over")  # given up, and answered all the same
+        return placed
+
+    def _place_of(self, placed: Placed, account_id: str = "") -> Expected:
+        return Expected(placed.reservation, placed.incoming, account_id, placed)
 
     def _place(
         self,
@@ -175,8 +214,9 @@ class CarrierCalls:
         call = LiveCall(started.call_id, expected.account_id or started.account_id)
 
         def control(session: Session) -> CarrierControl:
-            about = replace(call, from_number=session.to_number)
-            return CarrierControl(self.desk, line, about, session, transport, base)
+            about = replace(call, from_number=_ours(session, expected))
+            agent = expected.incoming.agent
+            return CarrierControl(self.desk, line, about, session, transport, base, agent)
 
         if expected.incoming.consultation is not None:
             expected.incoming.consultation.key = key
@@ -193,15 +233,30 @@ class CarrierCalls:
         finally:
             self._live.pop(key, None)
 
-    def target(self, node: str, name: str) -> TransferTarget:
+    def target(self, agent: str, node: str, name: str) -> TransferTarget:
         """One of the file's transfer targets; one without a number if it is not there any more."""
-        found = self._calls.parts.profile.graph.nodes.get(node)
+        parts = self._calls.agents.get(agent)
+        found = parts.profile.graph.nodes.get(node) if parts is not None else None
         targets = found.transfers if found is not None else ()
         return next((each for each in targets if each.name == name), TransferTarget(name, ""))
 
-    def follow(self, carrier: Carrier, told: CallStatus) -> None:
+    def detected(self, carrier: Carrier, found: Detected, run_id: str) -> None:
+        """The carrier says who answered a call of ours."""
+        outbound = self._outbound
+        placed = outbound.find(carrier.name, run_id, found.call_id) if outbound else None
+        if placed is not None:
+            placed.detected(found)
+            return
+        session = self._calls.live.get(self._live.get((carrier.name, found.call_id), ""))
+        if session is not None:
+            session.receive_detection(found.answerer, greeting_over=found.greeting_over)
+
+    def follow(self, carrier: Carrier, told: CallStatus, run_id: str = "") -> None:
         """The carrier's own account of a call: it may be over whatever its socket says."""
         log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
+        outbound = self._outbound
+        if outbound is not None and outbound.follow(carrier.name, run_id, told):
+            return
         self.desk.told(carrier, told)
         if told.status not in OVER:
             return
@@ -217,17 +272,22 @@ class CarrierCalls:
     ) -> RestRequest | None:
         """What to ask of the carrier when we end the call; None if closing the socket will do."""
         carrier, now_s = line.carrier, int(self._clock())
-        call = LiveCall(
-            started.call_id, expected.account_id or started.account_id, session.to_number
-        )
-        if not carrier.outlives_socket and not carrier.outlives(call.account_id):
+        if not carrier.outlives(expected.account_id):
             return None
+        call = LiveCall(
+            started.call_id, expected.account_id or started.account_id, _ours(session, expected)
+        )
         return carrier.hang_up(line.account, call, now_s)
 
     def _forget_unheld(self) -> None:
         gone = [key for key, entry in self._expected.items() if not entry.reservation.held]
         for key in gone:
             del self._expected[key]
+
+
+def _ours(session: Session, expected: Expected) -> str:
+    """Our own number in a call."""
+    return session.to_number if expected.placed is None else session.from_number
 
 
 def socket_address(

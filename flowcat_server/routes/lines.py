@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flowcat_server import carriers
+from flowcat_server.config.carriers import Carrier as Block
 from flowcat_server.config.models import Config
 from flowcat_server.core.carrier import Account, Carrier
 from flowcat_server.routes.peers import Network, parse_networks
@@ -31,6 +32,9 @@ class Line:
     def hears_keys(self) -> bool:
         """Keys are heard in the caller's audio."""
         return self.dtmf == "in_band" or (self.dtmf == "auto" and not self.carrier.tells_keys)
+
+    block: Block = field(default_factory=Block)
+    """All that the agent file says of it."""
 
     @property
     def credential(self) -> str:
@@ -60,4 +64,5 @@ def lines(config: Config) -> Iterator[Line]:
             configured=name in config.carriers.model_fields_set,
             bind=getattr(block, "bind", ""),
             dtmf=block.dtmf,
+            block=block,
         )

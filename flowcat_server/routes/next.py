@@ -94,7 +94,7 @@ class NextDoor:
 
     def _dial(self, line: Line, wish: Wish, base: str) -> Document | None:
         name = line.carrier.name
-        known = {each: wish[each] for each in ("call", "node", "target")}
+        known = {each: wish[each] for each in ("call", "agent", "node", "target")}
         ticket = self._calls.desk.tickets.mint(name, {"do": "over", **known})
         remembered = self._calls.desk.peek((name, wish["call"]))
         target = remembered.comeback.target if remembered is not None else None
@@ -110,11 +110,13 @@ class NextDoor:
         """Connect the caller to us once more."""
         remembered = self._calls.desk.recall((line.carrier.name, wish["call"]))
         if remembered is None:  # another worker had the call: where it was is all that is known
-            target = self._calls.target(wish["node"], wish["target"])
+            target = self._calls.target(wish["agent"], wish["node"], wish["target"])
             comeback = Comeback(Progress(wish["node"]), target)
-            remembered = Remembered(comeback, "", "")
+            remembered = Remembered(comeback, "", "", wish["agent"])
         call = Ringing(wish["call"], remembered.from_number, remembered.to_number)
-        document = self._connect(line, call, base, comeback=remembered.comeback)
+        document = self._connect(
+            line, call, base, comeback=remembered.comeback, agent=remembered.agent
+        )
         return document or line.carrier.hung_up()
 
     def _consult(self, line: Line, wire: Request, wish: Wish, base: str) -> Document | None:
@@ -128,7 +130,7 @@ class NextDoor:
         consultation = self._calls.desk.consultations.get(wish["consultation"])
         if consultation is None or consultation.decision.done():
             return carrier.hung_up()
-        document = self._connect(line, call, base, consultation=consultation)
+        document = self._connect(line, call, base, consultation=consultation, agent=wish["agent"])
         if document is None:
             consultation.decide("no place for the colleague's call")
         return document or carrier.hung_up()
@@ -141,12 +143,13 @@ class NextDoor:
         *,
         comeback: Comeback | None = None,
         consultation: Consultation | None = None,
+        agent: str,
     ) -> Document | None:
         """Connects a call to us; None: there is no place for it."""
         carrier = line.carrier
         try:
             token = self._calls.expect(
-                carrier, call, "", comeback=comeback, consultation=consultation
+                carrier, call, "", comeback=comeback, consultation=consultation, agent=agent
             )
         except CallRefused:
             return None

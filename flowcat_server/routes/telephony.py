@@ -74,6 +74,7 @@ class TelephonyDoor:
             web.route("*", answer, self.answer),
             web.route("*", answer + "/{run_id}", self.answer),
             web.route("*", status, self.status),
+            web.route("*", status + "/{run_id}", self.status),
             *(
                 web.get(media + path, self.media, allow_head=False)
                 for path in ("", "/token/{token}", "/{run_id}", "/{run_id}/token/{token}")
@@ -99,13 +100,14 @@ class TelephonyDoor:
         self._gate.admit_webhook(request, wire, line)
         call = carrier.read_call(wire)
         if call is None and carrier.is_report(wire):
-            return self._reported(line, wire)
+            return self._reported(line, wire, run_id)
         if call is None:
             raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
         try:
             token = self._calls.expect(carrier, call, run_id)
-        except CallRefused:
-            return await self._respond(carrier.busy(account, call))
+        except CallRefused as error:
+            refused = carrier.drop if error.reason == "over" else carrier.busy
+            return await self._respond(refused(account, call))
         url, parameters = socket_address(self._gate.base(request), carrier, run_id, token)
         document = carrier.answer(account, call, url, parameters)
         if document.status >= 500:
@@ -122,17 +124,21 @@ class TelephonyDoor:
     async def status(self, request: web.Request) -> web.Response:
         """Follow a call by the carrier's own account of it."""
         line = self._line(request)
+        run_id = _run_id(request)
         wire = await self._gate.read(request)
         self._gate.admit_webhook(request, wire, line)
-        return self._reported(line, wire)
+        return self._reported(line, wire, run_id)
 
-    def _reported(self, line: Line, wire: Request) -> web.Response:
+    def _reported(self, line: Line, wire: Request, run_id: str) -> web.Response:
         over = line.carrier.read_dial(wire) if line.carrier.reports_dials else None
         if over is not None and self._calls.desk.dialled(line.carrier, over):
             return web.Response(status=204)
+        found = line.carrier.read_detection(wire)
+        if found is not None:
+            self._calls.detected(line.carrier, found, run_id)
         told = line.carrier.read_status(wire)
         if told is not None:
-            self._calls.follow(line.carrier, told)
+            self._calls.follow(line.carrier, told, run_id)
         return web.Response(status=204)
 
     # --- the media socket -------------------------------------------------------------------

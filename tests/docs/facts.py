@@ -148,6 +148,8 @@ def carrier_abilities() -> str:
             "yes" if carrier.has_status else "",
             f"`carriers.{carrier.name}.{carrier.credential}`",
             "yes" if carrier.moves_calls else "",
+            _dials(carrier),
+            carrier.detection,
         )
         for carrier in every_carrier()
     ]
@@ -157,8 +159,14 @@ def carrier_abilities() -> str:
         "Status callback",
         "Opened to others by",
         "Passes calls on",
+        "Makes calls, given",
+        "Its machine detection",
     )
     return table(heads, rows)
+
+
+def _dials(carrier: Carrier) -> str:
+    return ", ".join(f"`{key}`" for key in carrier.dial_keys)
 
 
 def carrier_control() -> str:
@@ -196,6 +204,9 @@ def metric_table() -> str:
     served.watch_breaker("x", "x", Breaker(), lambda: 0)
     call.on_event(events.ToolEnded(0, "", "x", ""))
     call.on_event(events.UsageCounted(0, "x", "x", characters=1))
+    call.on_event(events.AnswerDetected(0, "human", "own"))
+    served.dialled("x", "busy")
+    call.on_event(events.CallEnded(0, "x"))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", served.render()[0].decode(), re.MULTILINE))
     labels: dict[str, dict[str, None]] = {}
     for family in served.registry.collect():
@@ -240,6 +251,11 @@ def reasons() -> str:
 REASONS = {
     ended.AGENT_ENDED: "The agent said goodbye, and it was heard.",
     ended.AGENT_TRANSFERRED: "The agent passed the call on to a person.",
+    ended.CALLEE_BUSY: "A number that was called is busy, or turned the call down.",
+    ended.CALLEE_NO_ANSWER: "Nobody answered a call that was made.",
+    ended.CALLEE_FAILED: "A call could not be made, or was answered without any sound coming.",
+    ended.MACHINE_HUNG_UP: "Of a call that was made: who answered is hung up on, as configured.",
+    ended.MACHINE_MESSAGE_LEFT: "The message for an answering machine was heard to its end.",
     ended.CALLER_HUNG_UP: "The caller hung up.",
     ended.CALLER_IDLE: "The caller said nothing for too long.",
     ended.CALLER_MEDIA_LOST: "No audio came from the caller for `limits.media_timeout`.",

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from twilio.request_validator import RequestValidator
 
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls
 from flowcat_server.metrics import Metrics
 from flowcat_server.providers.http import Http
@@ -24,10 +25,12 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.next import NextDoor
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -236,16 +239,18 @@ async def doors(
             stack.push_async_callback(asyncio.to_thread, recorder.close)
         metrics = Metrics()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        calls = Calls(await parts(file), store, recorder, metrics, tasks)
+        calls = Calls(Agents(await parts(file)), store, recorder, metrics, tasks)
         tokens = StreamTokens(b"secret of the tests", clock)
         trusted = parse_networks(file.config.server.trusted_proxies)
         offers = Offers(webrtc)
         access = guard(API_TOKEN, public_url=file.config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[access])
-        carrier_calls = CarrierCalls(calls, tokens, http, clock)
+        outbound = OutboundCalls(file.config, calls, http, tasks, clock)
+        carrier_calls = CarrierCalls(calls, tokens, http, clock, outbound)
         gate = Gate(file.config.server.public_url, trusted, clock)
         for door in (
             PageDoor(),
+            DiallingDoor(calls, outbound),
             ApiDoor(calls, store, {"agent": {"name": "test"}}),
             HealthDoor(calls, metrics, serve_metrics=True, writable=lambda: store.writable),
             WebRtcDoor(calls, offers),

@@ -444,7 +444,7 @@ class CallLine:
         )
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
-        self._ask, self.control.press = realtime.ask, realtime.press
+        self._ask, self.control.press = realtime.ask, realtime.announce
         self._reopening = realtime.greet
         idle = self._idle(lambda: realtime.caller_speaks or self._holds(), realtime.ask)
         words = turn_words(spoken(parts.config.topology.stt))

@@ -23,7 +23,6 @@ from flowcat_server.core import events
 from flowcat_server.core.agent import Agent
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.conversation import Conversation
-from flowcat_server.core.dtmf import KeyPresses
 from flowcat_server.core.frames import (
     AgentText,
     AudioIn,
@@ -196,10 +195,6 @@ class RealtimeProcessor(Processor):
         self._actions.enter_node()
         self._begin(0)
         self._owe(0, opening or self._agent.render(self._agent.node.greeting))
-
-    def press(self, keys: KeyPresses) -> None:
-        """Have keys follow what is being said."""
-        self._say(self._begin(self._turn + 1), keys)
 
     def greet_late(self) -> None:
         """The agent speaks first, but not at once: the session has begun already."""

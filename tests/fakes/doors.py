@@ -25,6 +25,7 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.connections import app_runner, watch_connections
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
@@ -264,9 +265,12 @@ async def doors(
             ),
         ):
             app.add_routes(door.routes())
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        runner = app_runner(app, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None
+        watch = tasks.create_task(watch_connections(runner.server))
+        stack.callback(watch.cancel)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         client = await stack.enter_async_context(

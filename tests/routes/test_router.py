@@ -282,12 +282,14 @@ async def test_the_webhook_is_asked_signed_and_picks_agent_and_variables(tmp_pat
 async def test_a_switch_that_asks_nothing_is_routed_when_its_socket_starts(
     tmp_path: Path, peer: Peer
 ):
-    async with desk({"agent": "support"}) as there:
-        async with doors(tmp_path, routing(peer, asking(there.url)), agents=AGENTS) as house:
-            call = peer.new_call()
-            place = Place(f"/telephony/ws/{peer.name}")
-            assert (await answered(house, peer, place, call))[0] == "support"
-            assert json.loads(there.requests[0][1])["call"]["external_id"] == call
+    async with (
+        desk({"agent": "support"}) as there,
+        doors(tmp_path, routing(peer, asking(there.url)), agents=AGENTS) as house,
+    ):
+        call = peer.new_call()
+        place = Place(f"/telephony/ws/{peer.name}")
+        assert (await answered(house, peer, place, call))[0] == "support"
+        assert json.loads(there.requests[0][1])["call"]["external_id"] == call
 
 
 async def silent(request: web.Request) -> web.StreamResponse:
@@ -383,22 +385,26 @@ async def test_a_rejected_caller_hears_busy_and_gives_the_place_back(tmp_path: P
 
 
 async def test_a_rejected_caller_can_be_told_why(tmp_path: Path):
-    async with desk({"reject": True, "say": "We <cannot> take your call & sorry."}) as there:
-        async with doors(tmp_path, routing(TWILIO, asking(there.url)), agents=AGENTS) as house:
-            rung = await ring(house, TWILIO, TWILIO.new_call())
-            assert "<Say>We &lt;cannot&gt; take your call &amp; sorry.</Say><Hangup/>" in rung.text
+    async with (
+        desk({"reject": True, "say": "We <cannot> take your call & sorry."}) as there,
+        doors(tmp_path, routing(TWILIO, asking(there.url)), agents=AGENTS) as house,
+    ):
+        rung = await ring(house, TWILIO, TWILIO.new_call())
+        assert "<Say>We &lt;cannot&gt; take your call &amp; sorry.</Say><Hangup/>" in rung.text
 
 
 @pytest.mark.parametrize("peer", SWITCHES, ids=lambda peer: peer.name)
 async def test_a_rejected_switch_is_told_to_hang_up(tmp_path: Path, peer: Peer):
-    async with desk({"reject": "no"}) as there:
-        async with doors(tmp_path, routing(peer, asking(there.url)), agents=AGENTS) as house:
-            place = Place(f"/telephony/ws/{peer.name}")
-            async with media(house, peer, peer.new_call(), place) as leg:
-                first = await leg.socket.receive(timeout=5)
-                assert "HANGUP" in first.data or "disconnect" in first.data
-                assert await leg.closed() == 1013
-            assert house.calls.count == 0
+    async with (
+        desk({"reject": "no"}) as there,
+        doors(tmp_path, routing(peer, asking(there.url)), agents=AGENTS) as house,
+    ):
+        place = Place(f"/telephony/ws/{peer.name}")
+        async with media(house, peer, peer.new_call(), place) as leg:
+            first = await leg.socket.receive(timeout=5)
+            assert "HANGUP" in first.data or "disconnect" in first.data
+            assert await leg.closed() == 1013
+        assert house.calls.count == 0
 
 
 async def test_places_are_counted_before_anybody_is_asked(tmp_path: Path):
@@ -424,20 +430,22 @@ async def test_places_are_counted_before_anybody_is_asked(tmp_path: Path):
 
 
 async def test_a_call_that_ends_while_its_agent_is_chosen_gives_its_place_back(tmp_path: Path):
-    async with desk(silent) as there:
-        async with doors(tmp_path, routing(TWILIO, asking(there.url)), agents=AGENTS) as house:
-            ringing = asyncio.create_task(ring(house, TWILIO, "CA1"))
-            await asyncio.wait_for(there.asked.wait(), 2)
-            over = TWILIO.webhook("CA1", CallStatus="canceled")
-            path = "/telephony/status/twilio"
-            headers = TWILIO.sign(over, "https://voice.example" + path, 0)
-            headers["Content-Type"] = over.content_type
-            async with house.client.post(house.url + path, data=over.body, headers=headers) as told:
-                assert told.status == 204
-            assert house.calls.count == 0
-            rung = await ringing
-            assert TWILIO.is_busy(rung.status, rung.text)
-            assert house.calls.count == 0
+    async with (
+        desk(silent) as there,
+        doors(tmp_path, routing(TWILIO, asking(there.url)), agents=AGENTS) as house,
+    ):
+        ringing = asyncio.create_task(ring(house, TWILIO, "CA1"))
+        await asyncio.wait_for(there.asked.wait(), 2)
+        over = TWILIO.webhook("CA1", CallStatus="canceled")
+        path = "/telephony/status/twilio"
+        headers = TWILIO.sign(over, "https://voice.example" + path, 0)
+        headers["Content-Type"] = over.content_type
+        async with house.client.post(house.url + path, data=over.body, headers=headers) as told:
+            assert told.status == 204
+        assert house.calls.count == 0
+        rung = await ringing
+        assert TWILIO.is_busy(rung.status, rung.text)
+        assert house.calls.count == 0
 
 
 async def test_a_carrier_that_gives_up_on_us_gives_the_place_back(tmp_path: Path):

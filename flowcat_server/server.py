@@ -29,7 +29,7 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
-from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.connections import app_runner, watch_connections
 from flowcat_server.routes.expected import CarrierCalls
@@ -337,10 +337,9 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
     config = loaded.config
     names = {item.kind: item.name for item in built.used if not item.spare}
     return {
-        "agents": list(built.agents.names),
         "agent": {
             "name": config.agent.name,
-            "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],
+            "suggestions": suggestions(loaded.knowledge),
         },
         "topology": {"mode": config.topology.mode, **names},
         "demo": names.get("llm", "").startswith("intents"),

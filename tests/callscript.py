@@ -233,7 +233,7 @@ async def parts(
         plugs[kind] = [Candidate(f"{kind}.{i}", plug) for i, plug in enumerate(given)]
     return Parts(
         config,
-        Profile(name, file.graph, config.agent.seed_vars, toolbox.specs),
+        Profile(name, file.graph, config.agent.seed_vars, toolbox.specs, knowledge=file.knowledge),
         toolbox,
         vad=plugs["vad"][0].plug if "vad" in plugs else None,
         turn=plugs["turn"][0] if "turn" in plugs else None,

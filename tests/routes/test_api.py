@@ -74,7 +74,7 @@ async def test_info_tells_of_each_agent(tmp_path: Path):
         assert info["agent"] == {"name": "sales", "suggestions": ["How much?"]}
         assert info["topology"]["mode"] == "cascaded"
         status, info = await get(house, "/api/info?agent=nobody")
-        assert (status, info) == (404, "no such agent (known: test, sales)")
+        assert (status, info) == (404, b"no such agent (known: test, sales)")
 
 
 async def test_calls_are_listed_as_the_page_reads_them(tmp_path: Path):

@@ -94,7 +94,9 @@ class Client:
             assert fields["type"] == kind, fields
             return fields
 
-    async def open(self, conversation: str = CALL, organization: str = ORGANIZATION) -> None:
+    async def open(
+        self, conversation: str = CALL, organization: str = ORGANIZATION, **more: Any
+    ) -> None:
         media = [{"type": "audio", "format": "PCMU", "channels": ["external"], "rate": 8000}]
         await self.send(
             "open",
@@ -102,4 +104,5 @@ class Client:
             conversationId=conversation,
             participant={"id": "p", "ani": "tel:+15550100", "dnis": "+15550199"},
             media=media,
+            **more,
         )

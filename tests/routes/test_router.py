@@ -20,8 +20,11 @@ from flowcat_server.config.routes import Routes, Rule
 from flowcat_server.core import ended
 from flowcat_server.records.webhook import SIGNATURE, verify
 from flowcat_server.routes.rules import Asked, first_fit, matches
+from tests.fakes import genesys
+from tests.fakes.audiosocket import listening
 from tests.fakes.doors import ECHO, Doors, doors
 from tests.fakes.peers import PEERS, SWITCHES, Peer, Place, media, ring
+from tests.routes.test_audiosocket import connected
 
 AGENTS = {"sales": ECHO, "support": ECHO}
 SECRET = "shared between us"
@@ -160,6 +163,56 @@ async def test_without_a_rule_that_fits_the_files_own_agent_answers(tmp_path: Pa
         call = TWILIO.new_call()
         place = TWILIO.place((await ring(house, TWILIO, call)).text)
         assert (await answered(house, TWILIO, place, call))[0] == "test"
+
+
+async def test_a_channels_variable_or_the_sockets_address_picks_a_switchs_agent(tmp_path: Path):
+    rules = "routes:\n  rules: [{header: {TEAM: support}, agent: support}]\n"
+    asterisk, freeswitch = SWITCHES
+    (tmp_path / "b").mkdir()
+    async with doors(tmp_path, routing(asterisk, rules), agents=AGENTS) as house:
+        call = asterisk.new_call()
+        start = {
+            "event": "MEDIA_START", "connection_id": "c", "channel": "n", "channel_id": call,
+            "format": "ulaw", "optimal_frame_size": 160, "channel_variables": {"TEAM": "support"},
+        }  # fmt: skip
+        url = f"{house.url}/telephony/ws/asterisk"
+        options: Any = {"headers": asterisk.socket_headers, "protocols": asterisk.subprotocols}
+        async with house.client.ws_connect(url, **options) as socket:
+            await socket.send_json(start)
+            await house.settled(1)
+            (session,) = house.calls.live.values()
+            assert session.agent_name == "support"
+    async with doors(tmp_path / "b", routing(freeswitch, rules), agents=AGENTS) as house:
+        place = Place("/telephony/ws/freeswitch?team=support")
+        assert (await answered(house, freeswitch, place, freeswitch.new_call()))[0] == "support"
+
+
+async def test_genesys_input_variables_pick_the_agent(tmp_path: Path):
+    rules = "routes:\n  rules: [{to: '+1 555 0199', header: {team: support}, agent: support}]\n"
+    async with doors(tmp_path, genesys.YAML + rules, agents=AGENTS) as house:
+        headers = genesys.signed(house.clock.now)
+        async with house.client.ws_connect(house.url + genesys.PATH, headers=headers) as socket:
+            await genesys.Client(socket).open(inputVariables={"team": "support"})
+            await house.settled(1)
+            (session,) = house.calls.live.values()
+            assert session.agent_name == "support"
+
+
+async def test_an_audiosocket_call_is_routed_by_its_carrier(tmp_path: Path):
+    async with desk({"variables": {"name": "Ada"}}) as there:
+        rules = "{carrier: audiosocket, agent: sales}"
+        yaml = ECHO + asking(there.url, rules=rules)
+        async with (
+            doors(tmp_path, yaml, agents=AGENTS) as house,
+            listening(house) as address,
+            connected(address) as switch,
+        ):
+            await switch.start()
+            await house.settled(1)
+            (session,) = house.calls.live.values()
+            assert session.agent_name == "sales"
+            about = json.loads(there.requests[0][1])["call"]
+            assert (about["channel"], about["agent"]) == ("audiosocket", "sales")
 
 
 HEADERS = [

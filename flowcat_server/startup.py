@@ -249,16 +249,16 @@ async def _start(plug: Any, used: Used, progress: Progress) -> None:
 
 async def _prepare_first(parts: Parts, progress: Progress) -> None:
     """Have spoken what must be ready when the first call comes."""
-    voice = parts.tts[0].plug
+    voice, name = parts.tts[0].plug, parts.profile.name
     texts = first_texts(parts)
     await voice.prepare(texts)
     try:
         await parts.prepared.add(voice, texts)
     except ProviderError as error:  # calls have deadlines and fallbacks for this
         log.warning("greeting_not_prepared", provider=error.provider, error=error.detail)
-        progress.say(f"the greeting could not be prepared: {error}")
+        progress.say(f"the greeting of {name} could not be prepared: {error}")
     else:
-        progress.say("the greeting is prepared")
+        progress.say(f"the greeting of {name} is prepared")
 
 
 def first_texts(parts: Parts) -> list[str]:

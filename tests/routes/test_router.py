@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from flowcat_server.records.webhook import SIGNATURE, verify
 from flowcat_server.routes.rules import Asked, first_fit, matches
 from tests.fakes import genesys
 from tests.fakes.audiosocket import listening
+from tests.fakes.desk import desk
 from tests.fakes.doors import ECHO, Doors, doors
 from tests.fakes.peers import PEERS, SWITCHES, Peer, Place, media, ring
 from tests.routes.test_audiosocket import connected
@@ -250,44 +248,6 @@ async def test_a_parameter_of_the_address_picks_the_agent(tmp_path: Path):
 
 
 # --- the webhook ----------------------------------------------------------------------------------
-
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass
-class Desk:
-    """Somebody's web server that knows who should answer."""
-
-    url: str = ""
-    answer: Any = None
-    """JSON, a response, or what makes one."""
-    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append((dict(request.headers), await request.read()))
-        self.asked.set()
-        if callable(self.answer):
-            return await self.answer(request)
-        if isinstance(self.answer, web.StreamResponse):
-            return self.answer
-        return web.json_response(self.answer)
-
-
-@asynccontextmanager
-async def desk(answer: Any = None) -> AsyncIterator[Desk]:
-    there = Desk(answer=answer)
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", there.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    there.url = f"http://127.0.0.1:{runner.addresses[0][1]}/route"
-    try:
-        yield there
-    finally:
-        await runner.cleanup()
 
 
 def asking(url: str, more: str = "", rules: str = "") -> str:

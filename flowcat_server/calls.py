@@ -157,6 +157,11 @@ class Calls:
         self._quiet.set()
 
     @property
+    def metrics(self) -> Metrics:
+        """Where calls are counted."""
+        return self._metrics
+
+    @property
     def config(self) -> Config:
         """What holds for all agents: limits, records, observability."""
         return self.agents.default.config

@@ -10,7 +10,7 @@ FlowcatError
 |   |-- ProviderUnavailable  no connection, reset, or a server fault
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
-|-- CallRefused            no new call is taken now (full, draining)
+|-- CallRefused            a call is not taken (full, draining, rejected)
 |-- CallNotMade            a call that was asked for could not be made; says why
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
@@ -125,14 +125,15 @@ class ProviderProtocol(ProviderError):
 
 
 class CallRefused(FlowcatError):
-    """No call is taken now.
+    """A call is not taken.
 
-    `reason` is ``full`` or ``draining``; of a call that we made and that is answered too late,
-    ``over``.
+    `reason` is ``full``, ``draining`` or ``rejected``; ``over`` if it has ended meanwhile.
     """
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, *, say: str = "", detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        self.say = say
+        """What the caller is told; empty: what the agent file says for this."""
         super().__init__(f"call refused: {reason}")
 
 

@@ -40,6 +40,10 @@ METRICS: Final[dict[str, str]] = {
         "Who answered calls that the server made (human, machine, fax, unknown), and by whom it "
         "was found out (own, carrier); a call counts again if it becomes known better."
     ),
+    "flowcat_route_webhook_duration_seconds": (
+        "How long routes.webhook took to say who answers a call, by outcome: answered, rejected, "
+        "timeout or failed."
+    ),
     "flowcat_call_duration_seconds": "Length of ended calls.",
     "flowcat_turns_total": "Finished turns: answered, interrupted or unanswered.",
     "flowcat_turn_latency_seconds": (
@@ -83,6 +87,7 @@ LATENCY_BUCKETS: Final = (
 """Seconds; finest where a pause begins to feel like one."""
 DURATION_BUCKETS: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
 TOOL_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+ROUTE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0)
 LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 LATENCY_PARTS: Final = (
@@ -94,7 +99,8 @@ LATENCY_PARTS: Final = (
     "tts_first_audio",
     "send",
 )
-REFUSED: Final = ("full", "draining")
+REFUSED: Final = ("full", "draining", "rejected")
+ROUTED: Final = ("answered", "rejected", "timeout", "failed")
 OUTCOMES: Final = ("answered", "interrupted", "unanswered")
 
 BREAKER_STATES: Final = ("closed", "half_open", "open")
@@ -208,6 +214,12 @@ class Metrics:
         self._detection = Counter(
             *_named("flowcat_machine_detection_total"), ["result", "by"], registry=registry
         )
+        self._routed = Histogram(
+            *_named("flowcat_route_webhook_duration_seconds"),
+            ["outcome"],
+            buckets=ROUTE_BUCKETS,
+            registry=registry,
+        )
         self._duration = Histogram(
             *_named("flowcat_call_duration_seconds"), buckets=DURATION_BUCKETS, registry=registry
         )
@@ -243,6 +255,8 @@ class Metrics:
         )
         for reason in REFUSED:
             self._refused.labels(reason)
+        for outcome in ROUTED:
+            self._routed.labels(outcome)
         for outcome in OUTCOMES:
             self._turns.labels(outcome)
         for part in LATENCY_PARTS:
@@ -262,12 +276,16 @@ class Metrics:
         return len(self._live)
 
     def call_refused(self, reason: str) -> None:
-        """A call was not taken: ``full``, ``draining``, ..."""
+        """A call was not taken: ``full``, ``draining``, ``rejected``, ..."""
         self._refused.labels(reason).inc()
 
     def dialled(self, carrier: str, status: str) -> None:
         """A call that we made was answered, or is over without."""
         self._outbound.labels(carrier, status).inc()
+
+    def route_asked(self, outcome: str, seconds: float) -> None:
+        """The inbound webhook was asked about a call; `outcome` is one of `ROUTED`."""
+        self._routed.labels(outcome).observe(seconds)
 
     def over_budget(self, stage: str) -> None:
         """Response latency is over budget, mostly because of `stage`."""

@@ -29,8 +29,9 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
-from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
+from flowcat_server.routes.connections import app_runner, watch_connections
 from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
@@ -126,7 +127,7 @@ class Server:
             app = self._app(
                 calls, carrier_calls, outbound, pacer, store, metrics, http, offers, token, built
             )
-            address = await self._open(app, stack)
+            address = await self._open(app, tasks, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
@@ -231,11 +232,16 @@ class Server:
             app.add_routes(door.routes())
         return app
 
-    async def _open(self, app: web.Application, stack: AsyncExitStack) -> Address:
+    async def _open(
+        self, app: web.Application, tasks: asyncio.TaskGroup, stack: AsyncExitStack
+    ) -> Address:
         host, port = parse_bind(self._loaded.config.server.bind)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5)
+        runner = app_runner(app, shutdown_timeout=5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None  # noqa: S101 - it was just set up
+        watch = tasks.create_task(watch_connections(runner.server), name="watch-connections")
+        stack.callback(watch.cancel)
         site = web.TCPSite(runner, host or None, port, backlog=1024)
         try:
             await site.start()
@@ -340,10 +346,9 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
     config = loaded.config
     names = {item.kind: item.name for item in built.used if not item.spare}
     return {
-        "agents": list(built.agents.names),
         "agent": {
             "name": config.agent.name,
-            "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],
+            "suggestions": suggestions(loaded.knowledge),
         },
         "topology": {"mode": config.topology.mode, **names},
         "demo": names.get("llm", "").startswith("intents"),

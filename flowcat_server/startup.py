@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,8 +171,11 @@ class _Making:
         config = loaded.config
         rules = BreakerRules(config.turn.breaker.failures, config.turn.breaker.open_for)
         plugs: dict[str, list[Candidate[Any]]] = {}
+        asked: Counter[str] = Counter()
         for kind, path, spec in config.topology.used():
-            made = self._provider(kind, spec, path, loaded, rules)
+            same = _same(kind, spec, loaded.base_dir)
+            asked[same] += 1  # within one agent, a spare in the same words is another one
+            made = self._provider(kind, spec, path, loaded, rules, f"{asked[same]} {same}")
             if made is not None:
                 plug, breaker = made
                 plugs.setdefault(kind, []).append(
@@ -185,13 +189,18 @@ class _Making:
         return plugs
 
     def _provider(
-        self, kind: Kind, spec: ProviderSpec, path: str, loaded: Loaded, rules: BreakerRules
+        self,
+        kind: Kind,
+        spec: ProviderSpec,
+        path: str,
+        loaded: Loaded,
+        rules: BreakerRules,
+        same: str,
     ) -> tuple[Any, Breaker] | None:
         """The provider and its health, or None for a fallback that cannot be used here."""
         spare = "fallback" in path
-        asked = _same(kind, spec, loaded.base_dir)
-        if asked in self._made:
-            plug, breaker, others_rules = self._made[asked]
+        if same in self._made:
+            plug, breaker, others_rules = self._made[same]
             return plug, breaker if rules == others_rules else Breaker(rules)
         try:
             provider, settings = settings_for(
@@ -202,7 +211,8 @@ class _Making:
             if kind == "vad" and spec.provider == "silero":
                 said = f"silero voice detection: {error}; the energy detector is used"
                 self.off += [said] if said not in self.off else []
-                return self._provider(kind, ProviderSpec(provider="energy"), path, loaded, rules)
+                energy = ProviderSpec(provider="energy")
+                return self._provider(kind, energy, path, loaded, rules, same)
             if spare:
                 self.off.append(f"{path}: {error}")
                 return None
@@ -215,7 +225,7 @@ class _Making:
         leg = examine(kind, spec)
         used = Used(kind, _title(spec, settings.model), leg.key.source, provider.local, spare)
         plug, breaker = provider.create(settings), Breaker(rules)
-        self._made[asked] = plug, breaker, rules
+        self._made[same] = plug, breaker, rules
         self.used.append(used)
         self.closers.append(plug.close)
         self._starts.append((plug, used))
@@ -251,16 +261,16 @@ async def _start(plug: Any, used: Used, progress: Progress) -> None:
 
 async def _prepare_first(parts: Parts, progress: Progress) -> None:
     """Have spoken what must be ready when the first call comes."""
-    voice = parts.tts[0].plug
+    voice, name = parts.tts[0].plug, parts.profile.name
     texts = first_texts(parts)
     await voice.prepare(texts)
     try:
         await parts.prepared.add(voice, texts)
     except ProviderError as error:  # calls have deadlines and fallbacks for this
         log.warning("greeting_not_prepared", provider=error.provider, error=error.detail)
-        progress.say(f"the greeting could not be prepared: {error}")
+        progress.say(f"the greeting of {name} could not be prepared: {error}")
     else:
-        progress.say("the greeting is prepared")
+        progress.say(f"the greeting of {name} is prepared")
 
 
 def first_texts(parts: Parts) -> list[str]:

@@ -68,6 +68,22 @@ async def test_health_is_shared_only_under_the_same_rules(tmp_path: Path):
     await house.close()
 
 
+async def test_a_spare_in_the_same_words_is_another_one(tmp_path: Path):
+    spare = LISTENS.replace("llm: scripted", "llm: {provider: scripted, fallback: [scripted]}")
+    house = await built(
+        tmp_path,
+        agent=MAIN.replace(LISTENS, spare),
+        sales="agent: {prompt: Sell.}\n" + spare,
+        support="agent: {prompt: Help.}\n" + LISTENS,
+    )
+    desk, sales, support = house.agents
+    assert desk.llm[0].plug is not desk.llm[1].plug
+    assert desk.llm[0].breaker is not desk.llm[1].breaker
+    assert [each.plug for each in desk.llm] == [each.plug for each in sales.llm]
+    assert support.llm[0].plug is desk.llm[0].plug
+    await house.close()
+
+
 async def test_each_agent_has_its_own_prompt_and_the_name_it_is_routed_by(tmp_path: Path):
     house = await built(
         tmp_path,

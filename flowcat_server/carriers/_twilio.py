@@ -95,7 +95,11 @@ class TwilioLike(Carrier):
         """The call that a webhook announces."""
         fields = fields_of(request)
         return ringing(
-            fields.get("CallSid"), fields.get("From"), fields.get("To"), fields.get("AccountSid")
+            request,
+            fields.get("CallSid"),
+            fields.get("From"),
+            fields.get("To"),
+            fields.get("AccountSid"),
         )
 
     def stream_attributes(self, account: Account) -> Mapping[str, str]:
@@ -128,6 +132,12 @@ class TwilioLike(Carrier):
         """Hangs up."""
         del account, call
         return Document(document("<Hangup/>"))
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """``<Say>``; this answers the call."""
+        del account, call
+        spoken = {"language": language} if language else {}
+        return Document(document(element("Say", spoken, content(text)) + "<Hangup/>"))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """``X-Twilio-Signature`` or what the carrier calls it."""

@@ -182,7 +182,11 @@ class Bandwidth(Carrier):
         """The call that an ``initiate`` webhook announces."""
         fields = fields_of(request)
         return ringing(
-            fields.get("callId"), fields.get("from"), fields.get("to"), fields.get("accountId")
+            request,
+            fields.get("callId"),
+            fields.get("from"),
+            fields.get("to"),
+            fields.get("accountId"),
         )
 
     def answer(
@@ -340,6 +344,13 @@ class Bandwidth(Carrier):
         token = RestRequest("POST", TOKEN_URL, basic(account.id, account.secret), form=grant)
         url = f"{account.api or self.api}/accounts/{path_part(owner)}/calls{path}"
         return RestRequest("POST", url, json=dict(body), token=token)
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """``<SpeakSentence>``; this answers the call."""
+        del account, call
+        spoken = {"locale": language.replace("-", "_")} if language else {}
+        body = element("SpeakSentence", spoken, content(text)) + "<Hangup/>"
+        return Document(document(body), "application/xml")
 
 
 CARRIER = Bandwidth(

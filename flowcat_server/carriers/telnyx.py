@@ -128,6 +128,7 @@ class Telnyx(TwilioLike):
         if request.method != "POST" or request.form is not None:
             fields = request.fields
             return ringing(
+                request,
                 fields.get("CallSid"),
                 fields.get("From"),
                 fields.get("To"),
@@ -140,7 +141,13 @@ class Telnyx(TwilioLike):
             kind = DIALLED
         else:
             return None
-        return ringing(payload.get("call_control_id"), payload.get("from"), payload.get("to"), kind)
+        return ringing(
+            request,
+            payload.get("call_control_id"),
+            payload.get("from"),
+            payload.get("to"),
+            kind,
+        )
 
     def is_report(self, request: Request) -> bool:
         """Call Control sends every event to one address, and again what is not taken."""
@@ -187,6 +194,12 @@ class Telnyx(TwilioLike):
         if call.account_id != DIALLED:
             return TwilioLike.drop(self, account, call)
         return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """A TeXML document speaks; a Call Control call would have to be answered first."""
+        if call.account_id == CALL_CONTROL:
+            return None
+        return TwilioLike.say(self, account, call, text, language)
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Ed25519 over the time and the raw body."""

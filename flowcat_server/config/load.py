@@ -136,7 +136,7 @@ def _finish(
     problems: list[Problem],
     path: FilePath,
     environ: Mapping[str, str],
-    refuse_unknown: bool,  # noqa: FBT001, RUF100
+    refuse_unknown: bool,
     work_dir: FilePath | None,
 ) -> Loaded:
     """Expand, validate, and read the other files that a document names."""
@@ -179,7 +179,7 @@ def _agents(
     document: Document,
     path: FilePath,
     environ: Mapping[str, str],
-    refuse_unknown: bool,  # noqa: FBT001, RUF100
+    refuse_unknown: bool,
 ) -> tuple[dict[str, Loaded], list[Problem]]:
     """The agent files of ``routes.agents``, and every problem that they have."""
     agents: dict[str, Loaded] = {}

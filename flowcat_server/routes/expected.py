@@ -31,6 +31,8 @@ from flowcat_server.routes.control import CarrierControl, Desk
 from flowcat_server.routes.lines import Line
 from flowcat_server.routes.outbound import RUN_ID, OutboundCalls
 from flowcat_server.routes.placed import Placed
+from flowcat_server.routes.router import Router
+from flowcat_server.routes.rules import Asked
 from flowcat_server.routes.tickets import Tickets
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.session import Session
@@ -74,6 +76,7 @@ class CarrierCalls:
             outbound: Knows the calls that we make; None: there are none.
         """
         self._calls = calls
+        self._router = Router(calls, http, clock)
         self._tokens = tokens
         self._http = http
         self._outbound = outbound
@@ -81,31 +84,22 @@ class CarrierCalls:
         self.desk = Desk(calls, http, Tickets(tokens, clock), clock)
         """What goes on with calls that are passed on."""
         self._expected: dict[Key, Expected] = {}
+        self._deciding: dict[Key, Expected] = {}
+        """Calls whose agent is being chosen."""
         self._live: dict[Key, str] = {}
         """Our ids of the carriers' calls."""
 
-    def expect(
-        self,
-        carrier: Carrier,
-        call: Ringing,
-        run_id: str,
-        *,
-        comeback: Comeback | None = None,
-        consultation: Consultation | None = None,
-        agent: str = "",
-    ) -> str:
+    async def expect(self, carrier: Carrier, call: Ringing, run_id: str) -> str:
         """Keep a place for a call that a verified webhook announced; returns its socket's token.
 
         Args:
             carrier: Whose call it is.
             call: The call.
             run_id: Of the webhook's address.
-            comeback: It was passed on before, and nobody was reached.
-            consultation: It is that of a colleague, who is asked whether they take another.
-            agent: Whose call it was before, or whose the other is.
 
         Raises:
-            CallRefused: There is no place, or it is a call of ours that is over.
+            CallRefused: There is no place, or the call is not wanted; or it is a call of ours
+                that is over.
         """
         self._forget_unheld()
         key = carrier.name, call.call_id
@@ -115,21 +109,55 @@ class CarrierCalls:
             self._expected[key] = self._place_of(placed, call.account_id)
             log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
             return self._tokens.mint(carrier.name, call.call_id)
-        previous = self._expected.pop(key, None)
-        if previous is not None:
-            previous.reservation.release()  # asked again about the same call: it keeps its place
-        expected = self._place(
-            carrier, call.call_id, call.from_number, call.to_number, run_id, call.account_id
+        self._release(key)  # asked again about the same call: it keeps its place
+        asked = Asked(
+            carrier.name, call.call_id, call.from_number, call.to_number, call.headers, run_id
         )
-        if comeback is not None or consultation is not None:
-            expected.incoming = replace(
-                expected.incoming, comeback=comeback, consultation=consultation, agent=agent
-            )
+        self._deciding[key] = expected = self._place(asked, call.account_id)
+        try:
+            await self._route(expected, asked)
+        finally:
+            if self._deciding.get(key) is expected:
+                del self._deciding[key]
+        if not expected.reservation.held:
+            raise CallRefused("over")  # it has ended, or was asked about again, meanwhile
         self._expected[key] = expected
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
 
-    def claim(
+    def expect_again(
+        self,
+        carrier: Carrier,
+        call: Ringing,
+        agent: str,
+        *,
+        comeback: Comeback | None = None,
+        consultation: Consultation | None = None,
+    ) -> str:
+        """As `expect`, for a call that nobody has to choose an agent for.
+
+        Args:
+            carrier: Whose call it is.
+            call: The call.
+            agent: Who had it before, or has the other.
+            comeback: It was passed on, and nobody was reached.
+            consultation: It is that of a colleague, who is asked whether they take another.
+
+        Raises:
+            CallRefused: There is no place.
+        """
+        self._forget_unheld()
+        key = carrier.name, call.call_id
+        self._release(key)
+        asked = Asked(carrier.name, call.call_id, call.from_number, call.to_number, {}, "")
+        expected = self._place(asked, call.account_id)
+        expected.incoming = replace(
+            expected.incoming, agent=agent, comeback=comeback, consultation=consultation
+        )
+        self._expected[key] = expected
+        return self._tokens.mint(carrier.name, call.call_id)
+
+    async def claim(
         self, line: Line, started: Started, token: str, run_id: str, *, vouched: bool
     ) -> Expected:
         """The place of the call that a media socket named.
@@ -143,8 +171,8 @@ class CarrierCalls:
 
         Raises:
             AuthError: The socket does not prove that the call is its own.
-            CallRefused: Nobody kept a place for it, and there is none; or it is a call of ours
-                that is over.
+            CallRefused: Nobody kept a place for it, and there is none; or it is not wanted, or a
+                call of ours that is over.
         """
         carrier = line.carrier
         suffices = vouched and (carrier.handshake_suffices or not line.account.guarded)
@@ -161,7 +189,17 @@ class CarrierCalls:
         if expected is not None and expected.placed is not None:
             raise CallRefused("over")
         # A socket that no webhook announced, or one whose webhook another worker answered.
-        return self._place(carrier, started.call_id, started.from_number, started.to_number, run_id)
+        asked = Asked(
+            carrier.name,
+            started.call_id,
+            started.from_number,
+            started.to_number,
+            {name: text for name, text in started.parameters.items() if name != "token"},
+            run_id,
+        )
+        expected = self._place(asked)
+        await self._route(expected, asked)
+        return expected
 
     def _find_placed(self, carrier: Carrier, run_id: str, call_id: str) -> Placed | None:
         if self._outbound is None:
@@ -174,23 +212,27 @@ class CarrierCalls:
     def _place_of(self, placed: Placed, account_id: str = "") -> Expected:
         return Expected(placed.reservation, placed.incoming, account_id, placed)
 
-    def _place(
-        self,
-        carrier: Carrier,
-        call_id: str,
-        caller: str,
-        called: str,
-        run_id: str,
-        account_id: str = "",
-    ) -> Expected:
+    def _place(self, asked: Asked, account_id: str = "") -> Expected:
         incoming = Incoming(
-            channel=carrier.name,
-            from_number=caller,
-            to_number=called,
-            external_id=call_id,
-            variables=_variables(caller, called, run_id),
+            channel=asked.carrier,
+            from_number=asked.from_number,
+            to_number=asked.to_number,
+            external_id=asked.call_id,
+            variables=_variables(asked),
         )
         return Expected(self._calls.reserve(), incoming, account_id)
+
+    async def _route(self, expected: Expected, asked: Asked) -> None:
+        """Give a call that has a place its agent; it loses the place if that cannot be done."""
+        try:
+            choice = await self._router.choose(asked)
+        except BaseException:
+            expected.reservation.release()
+            raise
+        known = expected.incoming
+        expected.incoming = replace(
+            known, agent=choice.agent, variables={**known.variables, **choice.variables}
+        )
 
     async def run(
         self,
@@ -260,9 +302,7 @@ class CarrierCalls:
         self.desk.told(carrier, told)
         if told.status not in OVER:
             return
-        expected = self._expected.pop((carrier.name, told.call_id), None)
-        if expected is not None:
-            expected.reservation.release()
+        self._release((carrier.name, told.call_id))
         session = self._calls.live.get(self._live.get((carrier.name, told.call_id), ""))
         if session is not None:
             session.end(ended.CALLER_HUNG_UP)
@@ -278,6 +318,13 @@ class CarrierCalls:
             started.call_id, expected.account_id or started.account_id, _ours(session, expected)
         )
         return carrier.hang_up(line.account, call, now_s)
+
+    def _release(self, key: Key) -> None:
+        """Give back the place of a call whose socket has not come."""
+        for waiting in (self._expected, self._deciding):
+            expected = waiting.pop(key, None)
+            if expected is not None:
+                expected.reservation.release()
 
     def _forget_unheld(self) -> None:
         gone = [key for key, entry in self._expected.items() if not entry.reservation.held]
@@ -303,6 +350,10 @@ def socket_address(
     return url, {"token": token}
 
 
-def _variables(caller: str, called: str, run_id: str) -> Mapping[str, Any]:
-    known = {"caller_number": caller, "called_number": called, "run_id": run_id}
+def _variables(asked: Asked) -> Mapping[str, Any]:
+    known = {
+        "caller_number": asked.from_number,
+        "called_number": asked.to_number,
+        "run_id": asked.run_id,
+    }
     return {name: value for name, value in known.items() if value}

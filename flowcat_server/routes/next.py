@@ -148,8 +148,8 @@ class NextDoor:
         """Connects a call to us; None: there is no place for it."""
         carrier = line.carrier
         try:
-            token = self._calls.expect(
-                carrier, call, "", comeback=comeback, consultation=consultation, agent=agent
+            token = self._calls.expect_again(
+                carrier, call, agent, comeback=comeback, consultation=consultation
             )
         except CallRefused:
             return None

@@ -12,13 +12,22 @@ from aiohttp import WSCloseCode, web
 
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
-from flowcat_server.core.carrier import CarrierStream, Document, Refuse, Request, Started
+from flowcat_server.core.carrier import (
+    CarrierStream,
+    Document,
+    Refuse,
+    Request,
+    Ringing,
+    Started,
+)
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.expected import CarrierCalls, socket_address
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
+from flowcat_server.routes.outbound import RUN_ID
+from flowcat_server.routes.router import REJECTED
 from flowcat_server.transports.media_socket import MediaSocket
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.websocket import WebSocketTransport, read_start
@@ -63,6 +72,7 @@ class TelephonyDoor:
         self._lines = {
             line.carrier.name: line for line in lines(config) if line.carrier.over == "websocket"
         }
+        self._when_full = config.limits.when_full
         self._waiting: Counter[str] = Counter()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
@@ -104,15 +114,24 @@ class TelephonyDoor:
         if call is None:
             raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
         try:
-            token = self._calls.expect(carrier, call, run_id)
+            token = await self._calls.expect(carrier, call, run_id)
         except CallRefused as error:
-            refused = carrier.drop if error.reason == "over" else carrier.busy
-            return await self._respond(refused(account, call))
+            if RUN_ID.fullmatch(run_id):  # a call of ours, given up and answered all the same
+                return await self._respond(carrier.drop(account, call))
+            return await self._respond(self._turned_away(line, call, error))
         url, parameters = socket_address(self._gate.base(request), carrier, run_id, token)
         document = carrier.answer(account, call, url, parameters)
         if document.status >= 500:
             log.warning("call_not_answered", carrier=carrier.name, reason=document.body)
         return await self._respond(document)
+
+    def _turned_away(self, line: Line, call: Ringing, error: CallRefused) -> Document:
+        """The carrier's own words for a caller who is not taken, else its busy signal."""
+        carrier, account = line.carrier, line.account
+        full = self._when_full
+        say = error.say or ("" if error.reason == REJECTED else full.say)
+        spoken = carrier.say(account, call, say, full.language) if say else None
+        return spoken or carrier.busy(account, call)
 
     async def _respond(self, document: Document) -> web.Response:
         if document.rest is not None:
@@ -159,7 +178,7 @@ class TelephonyDoor:
         token = request.match_info.get("token") or dict(wire.query).get("token")
         token = token or started.parameters.get("token", "")
         try:
-            expected = self._calls.claim(line, started, token, run_id, vouched=vouched)
+            expected = await self._calls.claim(line, started, token, run_id, vouched=vouched)
         except AuthError as error:
             log.warning("media_refused", carrier=line.carrier.name, reason=str(error))
             return await _close(socket, stream, WSCloseCode.POLICY_VIOLATION, "refused")

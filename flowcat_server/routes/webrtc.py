@@ -101,7 +101,7 @@ class WebRtcDoor:
         try:
             reservation = None if known is not None else self._calls.reserve()
         except CallRefused as error:
-            return _refused(error.reason)
+            return self._refused(error.reason)
         try:
             answer = await self._offers.accept(
                 sdp,
@@ -113,7 +113,7 @@ class WebRtcDoor:
                 known = self._start(reservation, answer, agent)
                 reservation = None
         except CallRefused as error:
-            return _refused(error.reason)
+            return self._refused(error.reason)
         except BadOffer as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         except TransportError as error:
@@ -129,6 +129,10 @@ class WebRtcDoor:
                 "call_id": known.call_id if known is not None else "",
             }
         )
+
+    def _refused(self, reason: str) -> web.Response:
+        said = self._calls.config.limits.when_full.say
+        return _unavailable(reason, said or REFUSALS.get(reason, reason))
 
     def _agent(self, name: object) -> str:
         """The agent that a page asks for."""
@@ -271,10 +275,6 @@ async def _json(request: web.Request) -> dict[str, Any]:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise web.HTTPUnprocessableEntity(text="the body is not a JSON object") from error
-
-
-def _refused(reason: str) -> web.Response:
-    return _unavailable(reason, REFUSALS.get(reason, reason))
 
 
 def _unavailable(error: str, message: str) -> web.Response:

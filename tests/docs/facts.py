@@ -15,7 +15,7 @@ from flowcat_server import carriers, metrics
 from flowcat_server.cli.main import build_parser
 from flowcat_server.core import ended, events
 from flowcat_server.core.breaker import Breaker
-from flowcat_server.core.carrier import Carrier
+from flowcat_server.core.carrier import Account, Carrier, Ringing
 from flowcat_server.providers import registry
 from flowcat_server.providers.registry import KINDS, Kind, Provider
 from tests.docs.attributes import attribute_docs, one_line
@@ -148,6 +148,7 @@ def carrier_abilities() -> str:
             "yes" if carrier.has_status else "",
             f"`carriers.{carrier.name}.{carrier.credential}`",
             "yes" if carrier.moves_calls else "",
+            "yes" if carrier.say(Account(), Ringing("id"), "text", "") else "",
             _dials(carrier),
             carrier.detection,
         )
@@ -159,6 +160,7 @@ def carrier_abilities() -> str:
         "Status callback",
         "Opened to others by",
         "Passes calls on",
+        "Speaks for a full server",
         "Makes calls, given",
         "Its machine detection",
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "native"
 PROGRAMS = {
-    "load": ("load.c", "samples.c", "wire.c"),
+    "load": ("load.c", "phone.c", "samples.c", "wire.c"),
+    "start": ("start.c", "phone.c", "samples.c", "wire.c"),
     "echo": ("echo.c", "wire.c"),
 }
 FLAGS = ("-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")

@@ -10,7 +10,7 @@ FlowcatError
 |   |-- ProviderUnavailable  no connection, reset, or a server fault
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
-|-- CallRefused            no new call is taken now (full, draining)
+|-- CallRefused            no new call is taken now (full, draining, overloaded)
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
 |-- RecordsError           the records database or a recording cannot be used
@@ -124,7 +124,7 @@ class ProviderProtocol(ProviderError):
 
 
 class CallRefused(FlowcatError):
-    """No new call is taken now. `reason` is ``full`` or ``draining``."""
+    """No new call is taken now. `reason` is ``full``, ``draining`` or ``overloaded``."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

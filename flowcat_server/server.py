@@ -21,8 +21,10 @@ from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Config
 from flowcat_server.config.types import parse_bind
 from flowcat_server.core import ended
+from flowcat_server.core.overload import Overload
 from flowcat_server.errors import ConfigError, FlowcatError
-from flowcat_server.metrics import Metrics, watch_loop
+from flowcat_server.loop_watch import LoopWatch
+from flowcat_server.metrics import Metrics
 from flowcat_server.processors.lineup import now_ms
 from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
@@ -110,7 +112,8 @@ class Server:
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack)
-            calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
+            overload = Overload(self._loaded.config.limits.max_lag)
+            calls = Calls(built.parts, store, recorder, metrics, tasks, webhook, overload)
             if built.parts.tts:
                 prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
                 stack.callback(prepare.cancel)
@@ -123,8 +126,9 @@ class Server:
             address = await self._open(app, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
-            watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
-            stack.callback(watch.cancel)
+            watch = LoopWatch(metrics, overload, stall_ms=self._loaded.config.observability.stall)
+            watch.start()
+            stack.callback(watch.close)
             start_screen(
                 sys.stderr,
                 self._loaded,

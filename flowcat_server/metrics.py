@@ -152,6 +152,7 @@ class CallMetrics:
         """The call is over, also without an end in its events. Idempotent."""
         if self._live:
             self._live = False
+            self._handlers = {}  # one of them is this object's own: freed at once, not as a cycle
             self._metrics._leave(self)
 
     def _ended(self, event: Any) -> None:

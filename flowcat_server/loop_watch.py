@@ -267,7 +267,9 @@ def describe(frame: FrameType | None) -> str:
         if file in _TURNING:
             break
         ours = file.startswith(_PACKAGE)
-        if ours or depth < _INNERMOST:
+        if file == __file__:
+            depth -= 1  # told of a collection: not who is looked for
+        elif ours or depth < _INNERMOST:
             short = file[len(_PACKAGE) + 1 :] if ours else "/".join(Path(file).parts[-2:])
             shown.append(f"{short}:{frame.f_lineno} {frame.f_code.co_name}")
         depth += 1

@@ -45,7 +45,7 @@ def program(name: str, target: Path | None = None) -> Path:
         raise NoCompiler("no C compiler found; install gcc or set CC")
     new = path.with_suffix(f".{os.getpid()}")
     sources = [str(SOURCES / source) for source in PROGRAMS[name]]
-    command = [*compiler.split(), *FLAGS, "-o", str(new), *sources]
+    command = [*compiler.split(), *FLAGS, "-o", str(new), *sources, "-lm"]
     built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
     if built.returncode:
         raise NoCompiler(f"{' '.join(command)}\n{built.stderr}")

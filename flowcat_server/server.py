@@ -50,10 +50,10 @@ from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
-GC_THRESHOLDS = (5_000, 20, 100)
-"""After the models are loaded their objects are frozen; what calls allocate is collected in
-small steps, so that no collection is long enough to be heard, and often enough that ended calls,
-whose few objects hold large buffers, do not pile up."""
+GC_THRESHOLDS = (5_000, 10, 10)
+"""After the models are loaded their objects are frozen. A step looks at five thousand new objects,
+which is a millisecond or two; a full collection looks at the live calls and comes when half a
+million objects have stayed, so that what libraries leave in circles cannot fill the memory."""
 
 
 def run(loaded: Loaded) -> int:

@@ -4,14 +4,18 @@
 
 The real server on core 0, one run for each policy: `--calls` calls that stay, whose every frame is
 accounted for (the echo of `bench.wire`), and beside them `--rate` calls a second that come, stay
-two seconds, and go. Counted by the server itself: collections of each generation, what they took,
-the longest; and how much memory the run has added.
+two seconds, and go. In the middle of each run one full collection is asked for. Counted by the
+server itself: collections of each generation, what they took, the longest; and how much memory the
+run has added.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
+import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,14 +29,14 @@ from bench.turns.report import machine
 from bench.wire import report
 from bench.wire import subjects as wire
 from bench.wire.point import Point
-from bench.wire.running import Running, hurry
+from bench.wire.running import RAMP, Running, hurry
 
 TITLES = {
     "python": "as Python starts: 700, 10, 10",
     "frozen": "frozen after the start, Python's thresholds",
     "ours": "**the server's**: frozen, {thresholds}",
     "large": "frozen, 50000, 20, 100",
-    "never": "never",
+    "never": "never, but for the one that is asked for",
 }
 SECONDS, CALLS, RATE = 60, 100, 10.0
 BEGIN, END = "<!-- measured: gc -->", "<!-- end of measured: gc -->"
@@ -78,6 +82,8 @@ def run(policy: str, calls: int, rate: float, seconds: int) -> Run:
         arrive(server, rate, 5)  # what is imported and cached with the first calls
         before, already = server.rss_kb(), counted(server.port)
         churn = beside.submit(arrive, server, rate, seconds, "--hold-ms", "2000")
+        middle = calls / RAMP + subject.settle_s + seconds / 2
+        threading.Timer(middle, os.kill, (server.pid, signal.SIGUSR1)).start()
         point = server.measure(calls, seconds, "--keep-going")
         arrivals = churn.result()
         after = {name: value - already[name] for name, value in counted(server.port).items()}

@@ -1,11 +1,14 @@
 """``flowcat-server`` with the echo stage of `bench.wire.ours` and another policy of collection.
 
-python -m bench.gc.server POLICY run agent.yaml --bind 127.0.0.1:6210
+    python -m bench.gc.server POLICY run agent.yaml --bind 127.0.0.1:6210
+
+SIGUSR1 asks for a full collection: what it costs is seen whether or not one is due in a minute.
 """
 
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 from bench.wire.ours import EchoLine
@@ -38,6 +41,7 @@ POLICIES = {
 }
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, lambda number, frame: gc.collect())
     server._settle_memory = POLICIES[sys.argv.pop(1)]
     calls.CallLine = EchoLine  # type: ignore[misc]
     sys.exit(main())

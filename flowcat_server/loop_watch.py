@@ -223,7 +223,7 @@ class Alarm:
     keeps up never disturbs the waiting thread, and is never disturbed by it.
     """
 
-    def __init__(self, libc: ctypes.CDLL, file: int, seconds: float) -> None:
+    def __init__(self, libc: ctypes.PyDLL, file: int, seconds: float) -> None:
         self._libc, self._file = libc, file
         whole = int(seconds)
         # struct itimerspec: the interval, which is 0 for once, and the time from now.
@@ -235,7 +235,7 @@ class Alarm:
     def make(cls, seconds: float) -> Alarm | None:
         """An alarm that rings so long after it was wound (timerfd_create(2)); None: not here."""
         try:
-            libc = ctypes.CDLL(None, use_errno=True)
+            libc = ctypes.PyDLL(None)  # keeps the interpreter: the calls take less than a handover
             file = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_CLOEXEC)
         except (OSError, AttributeError):  # not on Linux: lag is measured, the place is not known
             return None

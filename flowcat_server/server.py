@@ -50,10 +50,11 @@ from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
-GC_THRESHOLDS = (5_000, 10, 10)
-"""After the models are loaded their objects are frozen. A step looks at five thousand new objects,
-which is a millisecond or two; a full collection looks at the live calls and comes when half a
-million objects have stayed, so that what libraries leave in circles cannot fill the memory."""
+GC_THRESHOLDS = (2_000, 10, 50)
+"""After the models are loaded their objects are frozen. A step looks at two thousand new objects,
+which is about a millisecond, each tenth step at those of the ten; a full collection looks at all
+live calls, and comes when a million objects have stayed, so that what libraries leave in circles
+cannot fill the memory."""
 
 
 def run(loaded: Loaded) -> int:

@@ -311,19 +311,21 @@ async def test_what_ended_calls_leave_in_circles_is_collected(
 
     async with server() as offers, client() as peer:
         offer = await peer.offer()
-        answers = [await offers.accept(offer) for _ in range(4)]
         gc.collect()
         gc.disable()
         gc.callbacks.append(note)
         try:
-            for answer in answers:
+            for _ in range(4):
+                answer = await offers.accept(offer)
                 await answer.transport.hang_up(ended.AGENT_ENDED)
-                await asyncio.sleep(0)
+                del answer
+                await until(lambda: len(offers) == 0)
+                await asyncio.sleep(0.1)
         finally:
             gc.callbacks.remove(note)
             gc.enable()
     assert len(collected) == 2
-    assert collected[1] > 0, "the calls that ended before it"
+    assert collected[1] > 0, "of the calls before it"
 
 
 # --- limits -----------------------------------------------------------------------------------

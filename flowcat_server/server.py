@@ -30,6 +30,7 @@ from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
+from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
 from flowcat_server.routes.audiosocket import AudioSocketListener
@@ -50,6 +51,7 @@ from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
+BACKLOG = 1024
 GC_THRESHOLDS = (2_000, 10, 50)
 """After the models are loaded their objects are frozen. A step looks at two thousand new objects,
 which is about a millisecond, each tenth step at those of the ten; a full collection looks at all
@@ -233,9 +235,10 @@ class Server:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, host or None, port, backlog=1024)
+        site = web.TCPSite(runner, host or None, port, backlog=BACKLOG)
         try:
             await site.start()
+            await widen(runner, BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"server.bind: cannot listen on {host}:{port}: {error.strerror or error}"

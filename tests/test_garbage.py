@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls, Incoming
 from flowcat_server.core import ended
 from flowcat_server.core.events import CallEvent
@@ -60,7 +61,7 @@ async def converse(calls: Calls) -> None:
 async def test_a_call_that_has_ended_leaves_nothing_for_the_collector(yaml: str):
     shared = await parts(loaded(yaml))
     async with asyncio.TaskGroup() as tasks:
-        calls = Calls(shared, Deaf(), None, Metrics(), tasks)  # type: ignore[arg-type]
+        calls = Calls(Agents(shared), Deaf(), None, Metrics(), tasks)  # type: ignore[arg-type]
         await converse(calls)
         gc.collect()
         gc.disable()

@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from flowcat_server import loop_watch
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls, Incoming
 from flowcat_server.core import ended
 from flowcat_server.core.overload import ENOUGH, TICKS, Overload
@@ -220,7 +221,7 @@ async def test_new_calls_are_refused_while_the_loop_lags_and_live_ones_go_on():
     shared = await parts(loaded(YAML))
     with structlog.testing.capture_logs() as lines:
         async with asyncio.TaskGroup() as tasks:
-            calls = Calls(shared, Shelf(), None, metrics, tasks, overload=overload)  # type: ignore[arg-type]
+            calls = Calls(Agents(shared), Shelf(), None, metrics, tasks, overload=overload)  # type: ignore[arg-type]
             watch = LoopWatch(metrics, overload, stall_ms=0, clock=clock)
             watch.start()
             call_id, task = calls.start(
@@ -254,7 +255,7 @@ async def test_a_server_without_a_call_takes_the_next_one_however_slow_it_is():
         overload.observe(500)
     shared = await parts(loaded(YAML))
     async with asyncio.TaskGroup() as tasks:
-        calls = Calls(shared, Shelf(), None, Metrics(), tasks, overload=overload)  # type: ignore[arg-type]
+        calls = Calls(Agents(shared), Shelf(), None, Metrics(), tasks, overload=overload)  # type: ignore[arg-type]
         first = calls.reserve()
         with pytest.raises(CallRefused, match="overloaded"):
             calls.reserve()

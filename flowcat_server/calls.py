@@ -26,6 +26,7 @@ from flowcat_server.core.carrier import Detected
 from flowcat_server.core.control import Comeback, Consultation, LineControl
 from flowcat_server.core.events import CallEnded, CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
+from flowcat_server.core.overload import Overload
 from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.introduction import IntroductionLine
 from flowcat_server.metrics import Metrics
@@ -134,6 +135,7 @@ class Calls:
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         on_ended: Callable[[], None] = lambda: None,
+        overload: Overload | None = None,
     ) -> None:
         self.agents = agents
         self.draining = False
@@ -145,6 +147,7 @@ class Calls:
         self._metrics = metrics
         self._tasks = tasks
         self._on_ended = on_ended
+        self._overload = overload or Overload(0)
         self._reserved: set[Reservation] = set()
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
@@ -173,17 +176,23 @@ class Calls:
         """Places in use, live and reserved."""
         return len(self._reserved)
 
+    @property
+    def closed_for(self) -> str:
+        """Why no new call is taken now: ``draining``, ``full``, ``overloaded``; empty: it is."""
+        if self.draining:
+            return "draining"
+        if self.count >= self.config.limits.max_calls:
+            return "full"
+        # Without a call there is none to protect, and nothing to gain by waiting for one to end.
+        return "overloaded" if self._overload.overloaded and self.count else ""
+
     def reserve(self, hold_s: float = 0) -> Reservation:
         """Take a place, for a call that comes within `hold_s` (0: within a minute).
 
         Raises:
-            CallRefused: The server is full or draining.
+            CallRefused: None is given away, see `closed_for`.
         """
-        reason = ""
-        if self.draining:
-            reason = "draining"
-        elif len(self._reserved) >= self.config.limits.max_calls:
-            reason = "full"
+        reason = self.closed_for
         if reason:
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)

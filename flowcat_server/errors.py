@@ -10,7 +10,7 @@ FlowcatError
 |   |-- ProviderUnavailable  no connection, reset, or a server fault
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
-|-- CallRefused            a call is not taken (full, draining, rejected)
+|-- CallRefused            a call is not taken (full, draining, overloaded, rejected)
 |-- CallNotMade            a call that was asked for could not be made; says why
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
@@ -127,7 +127,8 @@ class ProviderProtocol(ProviderError):
 class CallRefused(FlowcatError):
     """A call is not taken.
 
-    `reason` is ``full``, ``draining`` or ``rejected``; ``over`` if it has ended meanwhile.
+    `reason` is ``full``, ``draining``, ``overloaded`` or ``rejected``; ``over`` if it has ended
+    meanwhile.
     """
 
     def __init__(self, reason: str, *, say: str = "", detail: str = "") -> None:

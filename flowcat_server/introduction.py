@@ -14,7 +14,7 @@ from flowcat_server.core.frames import AgentText, AudioIn, Digit, Frame, ReplyEn
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import Transport, Vad
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Emit, Processor, link
+from flowcat_server.core.processor import Emit, Processor, link, unlink
 from flowcat_server.core.sentences import SentenceSplitter
 from flowcat_server.core.usage import UsageMeter
 from flowcat_server.pipeline import Parts, members, recorded
@@ -193,6 +193,14 @@ class IntroductionLine:
         """The call is over."""
         self._consultation.decide("hung up")
         self._play.interrupt()
+
+    def close(self) -> None:
+        """The call is over: take the line apart, as `CallLine.close` does."""
+        self.playout.untap()
+        for stage in self.processors:
+            vars(stage).clear()
+        unlink(self.processors)
+        vars(self).clear()
 
     def transfer_failed(self, target: TransferTarget) -> None:
         """A colleague's call is passed on to nobody."""

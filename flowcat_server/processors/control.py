@@ -159,6 +159,13 @@ class CallControl:
 
     # --- inside -----------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """The call is over: know nobody any more, as `CallLine.close` has it."""
+        if self._waits is not None:
+            self._waits.cancel()
+        self._hold.close()
+        vars(self).clear()
+
     def render(self, text: str) -> str:
         """Fill the call's variables into a text."""
         return self._agent.render(text) if self._agent is not None else text

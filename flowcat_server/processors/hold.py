@@ -77,6 +77,12 @@ class Hold:
         self._playout.waiting = self._made
         self._transport.wake()
 
+    def close(self) -> None:
+        """The call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        vars(self).clear()
+
     def make_way(self) -> None:
         """There is something to say; the sound comes back when it has been heard."""
         if self.on and self._timer is None:

@@ -208,13 +208,10 @@ class CallLine:
 
     def begin(self) -> None:
         """The call is up: speak first."""
-        target = self._comeback.target if self._comeback is not None else None
-        if target is None:
+        if self._comeback is None or self._actions is None:
             self._opening()
-            return
-        self._reopening(self.control.render(target.failed))
-        if target.then == "end" and self._actions is not None:
-            self._actions.ending = True
+        elif self._actions.transfer_failed(self._comeback.target):
+            self._reopening(self.control.render(self._comeback.target.failed))
 
     def on_event(self, event: CallEvent) -> None:
         """A subscriber of the call, for what is found out from its transcript."""
@@ -254,16 +251,10 @@ class CallLine:
 
     def transfer_failed(self, target: TransferTarget) -> None:
         """Nobody could be reached: say so, and go on or end."""
-        actions = self._actions
-        if actions is None:
+        if self._actions is None:
             self._call.end(ended.AGENT_ENDED, f"{target.name} could not be reached")
-            return
-        actions.transfer = None
-        if actions.failure is not None:
-            self._call.fail(actions.failure)
-            return
-        actions.ending = target.then == "end"
-        self._ask(self.control.render(target.failed))
+        elif self._actions.transfer_failed(target):
+            self._ask(self.control.render(target.failed))
 
     def _relink(self, deaf: bool, waiting: bool) -> None:
         ears = [DeafProcessor(self._transport.input_format)] if deaf else []

@@ -106,6 +106,15 @@ class Actions:
         elif self.ending:
             self._call.end(ended.AGENT_ENDED)
 
+    def transfer_failed(self, target: TransferTarget) -> bool:
+        """Nobody was reached; False: the call had been given up, and ends without another word."""
+        self.transfer = None
+        if self.failure is not None:
+            self._call.fail(self.failure)
+            return False
+        self.ending = target.then == "end"
+        return True
+
     def revive(self) -> None:
         """The caller spoke into the goodbye: the call goes on where it was before."""
         self.transfer = None

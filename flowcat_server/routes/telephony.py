@@ -15,7 +15,7 @@ from flowcat_server.core import ended
 from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Request, Started
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
-from flowcat_server.routes import rest
+from flowcat_server.routes import refusals, rest
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
@@ -101,7 +101,7 @@ class TelephonyDoor:
         if call is None and carrier.is_report(wire):
             return self._reported(line, wire)
         if call is None:
-            raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
+            raise web.HTTPBadRequest(text=refusals.NO_CALL)
         try:
             token = self._calls.expect(carrier, call, run_id)
         except CallRefused:

@@ -16,7 +16,10 @@ INNER_HOSTS = (
 
 
 def addresses(called: str, config: Config) -> list[str]:
-    """Addresses other than the one that was called, likeliest first."""
+    """Addresses other than the one that was called, likeliest first.
+
+    One with a port comes before the same without: a signature without one is good for any.
+    """
     parts = urlsplit(called)
     _, port = parse_bind(config.server.bind)
     name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
@@ -29,10 +32,10 @@ def addresses(called: str, config: Config) -> list[str]:
         yield f"{other}://{parts.netloc}{path}"
         for scheme in (parts.scheme, other):
             yield f"{scheme}://{parts.netloc}"
-            yield f"{scheme}://{name}{path}"
-            yield f"{scheme}://{name}"
             for each in dict.fromkeys((port, 80, 443, 8080, 8443)):
                 yield f"{scheme}://{name}:{each}{path}"
+            yield f"{scheme}://{name}{path}"
+            yield f"{scheme}://{name}"
         for host in INNER_HOSTS:
             for scheme in ("http", "https"):
                 yield f"{scheme}://{host}:{port}"

@@ -16,6 +16,7 @@ from flowcat_server.cli.checkup.refused import draining, full
 from flowcat_server.cli.checkup.wires import Closed, Wire
 from flowcat_server.cli.far_side.model import FarStream, Heard, Unexpected
 from flowcat_server.core.audio import PCM_8K, Transcoder, decode, rms
+from flowcat_server.core.carrier import Message
 
 LOUD = 100
 """RMS of PCM16 that is no silence and no comfort noise."""
@@ -23,7 +24,7 @@ SLOW_MS, HELD_MS = 300, 1000
 """There and back: worth a word; a proxy holds messages back."""
 LONG_BYTES = 32 * 1024
 """A message as long as any that a carrier sends."""
-PING_S = 0.25
+PING_S, PONG_S = 0.25, 2.0
 KEY = "#"
 _TONE_HZ, _TONE_MS, _TONE_LEVEL = 440, 400, 8000
 
@@ -92,14 +93,8 @@ class Caller:
             await self._wire.send(key)
             done.append("a key sent")
         if (message := stream.unknown(LONG_BYTES)) is not None:
-            await self._wire.send(message)
+            await self._long(message)
             done.append("a long message sent")
-            await self._until(lambda: False, min(1.0, plan.hold_s))
-            if self._cut_off():
-                raise Wrong(
-                    f"a message of {LONG_BYTES // 1024} kB ended the call",
-                    "raise the limit on WebSocket messages of what is before the server to 64 kB",
-                )
         if plan.speech and not plan.echo:
             done.append(f"answered after {await self._asked()} ms")
         left = self._begun + plan.hold_s - time.monotonic()
@@ -112,6 +107,19 @@ class Caller:
         if self._cut_off():
             raise self._cut()
         return self._talked(done)
+
+    async def _long(self, message: Message) -> None:
+        """A ping behind a long message is answered if that got through. Raises `Wrong`."""
+        wire = self._wire
+        await wire.send(message)
+        await wire.ping()
+        pings = wire.pings
+        await self._until(lambda: len(wire.trips_ms) >= pings, PONG_S)
+        if self._cut_off() and len(wire.trips_ms) < pings:
+            raise Wrong(
+                f"a message of {LONG_BYTES // 1024} kB ended the call",
+                "raise the limit on WebSocket messages of what is before the server to 64 kB",
+            )
 
     async def _asked(self) -> int:
         """Say the speech when the agent is silent; returns how long the answer took."""
@@ -239,6 +247,12 @@ class Caller:
                 return full()
             case 1008, "refused":
                 return self._no_token()
+            case 1008, "no usable start" if "?" in plan.side.path(plan.call):
+                return Wrong(
+                    "the media socket arrives without the query of its address, which names the "
+                    "call",
+                    "have the proxy pass the address on as it is (nginx: $request_uri)",
+                )
             case 1008, "no usable start":
                 return Wrong(
                     "the server could not read the first message of the media socket",
@@ -295,7 +309,7 @@ class Caller:
             message = await self._wire.receive()
             if isinstance(message, Closed):
                 self.closed = message
-            else:
+            elif message is not None:
                 try:
                     await self._hear(self._stream.hear(message))
                 except Unexpected as error:

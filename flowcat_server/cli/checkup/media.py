@@ -88,7 +88,7 @@ class Doorway:
             async with asyncio.timeout(plan.connect_s):
                 return await self.web.ws_connect(
                     self._address(place),
-                    headers=self._headers(place, public, ahead_s),
+                    headers=self._headers(place, public, ahead_s, plan.unique),
                     protocols=plan.side.subprotocols,
                     autoping=False,
                     autoclose=False,
@@ -111,7 +111,8 @@ class Doorway:
         base = plan.url if plan.past_proxy else "http" + place.url.partition("/telephony/")[0][2:]
         return URL(f"{base}/telephony/ws/{rest}", encoded=True)
 
-    def _headers(self, place: Place, public: str, ahead_s: int = 0) -> dict[str, str]:
+    def _headers(self, place: Place, public: str, ahead_s: int, unique: str) -> dict[str, str]:
+        """Of a handshake; with another `unique` it is no repetition of one that was good."""
         plan = self.plan
         _, _, rest = place.url.partition("/telephony/ws/")
         base = "ws" + (public or plan.public).removeprefix("http")
@@ -119,7 +120,7 @@ class Doorway:
             f"{base}/telephony/ws/{rest}",
             plan.line.account,
             int(time.time()) + ahead_s,
-            plan.unique,
+            unique,
         )
         return {**signed, **place.headers}
 
@@ -128,7 +129,9 @@ class Doorway:
         plan = self.plan
         address = self._address(place)
         asked = Asked("GET", address.raw_path_qs.removeprefix(urlsplit(plan.url).path))
-        answered = await send(plan, self.web, asked, {**_UPGRADE, **self._headers(place, "")})
+        answered = await send(
+            plan, self.web, asked, {**_UPGRADE, **self._headers(place, "", 0, plan.unique[::-1])}
+        )
         text = answered.text.strip()
         if answered.status in (400, 426) and _NO_UPGRADE in text:
             return Wrong(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 
@@ -24,8 +25,8 @@ Tell = Callable[[Step], None]
 async def run(plan: Plan, tell: Tell) -> bool:
     """Call the server and tell each step; returns whether it was all as it should be."""
     async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context()),
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=True,
         headers={"User-Agent": "flowcat-server-doctor"},
     ) as web:
         try:

@@ -30,13 +30,15 @@ class Wire(Protocol):
     """Messages both ways."""
 
     trips_ms: list[int]
-    """How long there and back."""
+    """How long there and back, for each ping that was answered."""
+    pings: int
+    """How many were sent."""
 
     async def send(self, message: Message) -> None:
         """Send one; nothing happens when it is over."""
 
-    async def receive(self) -> Message | Closed:
-        """The next one."""
+    async def receive(self) -> Message | Closed | None:
+        """The next one; None: a ping was answered."""
 
     async def ping(self) -> None:
         """Begin to measure there and back, where that can be done."""
@@ -53,6 +55,7 @@ class WebSocketWire:
         self._socket = socket
         self._pinged: deque[float] = deque(maxlen=64)
         self.trips_ms: list[int] = []
+        self.pings = 0
 
     async def send(self, message: Message) -> None:
         """Send one; nothing happens when it is over."""
@@ -62,8 +65,8 @@ class WebSocketWire:
             else:
                 await self._socket.send_bytes(message)
 
-    async def receive(self) -> Message | Closed:
-        """The next text or binary message."""
+    async def receive(self) -> Message | Closed | None:
+        """The next text or binary message; None: a ping was answered."""
         while True:
             message = await self._socket.receive()
             match message.type:
@@ -76,6 +79,7 @@ class WebSocketWire:
                     if self._pinged:
                         taken = time.monotonic() - self._pinged.popleft()
                         self.trips_ms.append(int(taken * 1000))
+                        return None
                 case aiohttp.WSMsgType.CLOSE:
                     await self._socket.close()
                     return Closed(int(message.data or 1005), message.extra or "")
@@ -87,6 +91,7 @@ class WebSocketWire:
         with contextlib.suppress(ConnectionError, aiohttp.ClientError):
             await self._socket.ping()
             self._pinged.append(time.monotonic())
+            self.pings += 1
 
     async def close(self) -> None:
         """Close it, politely."""
@@ -101,6 +106,7 @@ class TcpWire:
         self._frames = Frames()
         self._waiting: deque[bytes] = deque()
         self.trips_ms: list[int] = []
+        self.pings = 0
 
     async def send(self, message: Message) -> None:
         """Send a frame; nothing happens when it is over."""
@@ -108,7 +114,7 @@ class TcpWire:
             self._writer.write(message if isinstance(message, bytes) else message.encode())
             await self._writer.drain()
 
-    async def receive(self) -> Message | Closed:
+    async def receive(self) -> Message | Closed | None:
         """The next frame."""
         while not self._waiting:
             try:

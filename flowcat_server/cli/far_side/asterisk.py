@@ -76,8 +76,8 @@ class FreeSwitchStream(RawStream):
         return audio_format("audio/l16", self.account.options.get("sample_rate", "")) or PCM_8K
 
     def start(self) -> list[Message]:
-        """The metadata of the command."""
-        return [json.dumps({"call_id": self.call, "from": CALLER, "to": CALLED, **self.parameters})]
+        """The metadata of the command; the call's id stands in the address."""
+        return [json.dumps({"from": CALLER, "to": CALLED, **self.parameters})]
 
     def said(self, fields: Mapping[str, Any]) -> Heard:
         """``killAudio`` and ``disconnect``."""
@@ -91,10 +91,10 @@ class FreeSwitchStream(RawStream):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeSwitchSide(FarSide):
-    """The call's id stands in the address too, which shows whether its query arrives."""
+    """Rate and call stand in the address's query."""
 
     def path(self, call: str) -> str:
-        """With a query."""
+        """With the call's id."""
         return f"/telephony/ws/{self.name}?{urlencode({'call_id': call})}"
 
 

@@ -84,8 +84,10 @@ class GenesysStream(RawStream):
             raise Unexpected("a message out of its order")
         self.seen += 1
         match fields:
-            case {"type": "opened", "parameters": {"media": [_]}} | {"type": "pong" | "closed"}:
+            case {"type": "opened", "parameters": {"media": [_]}} | {"type": "pong"}:
                 return Heard()
+            case {"type": "closed"}:
+                return Heard(ending=True)
             case {"type": "event", "parameters": {"entities": [{"type": "barge_in"}]}}:
                 return Heard(cleared=True)
             case {"type": "disconnect"}:

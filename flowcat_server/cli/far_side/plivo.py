@@ -93,10 +93,9 @@ class PlivoStream(FarStream):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlivoSide(FarSide):
-    """Forms, signed with a nonce over the address and, Vobiz excepted, their fields."""
+    """Forms, signed with a nonce over the address and their fields."""
 
     header: str
-    covers_form: bool = True
 
     def fields(self, call: str) -> dict[str, str]:
         """What a webhook says of a call; numbers without a plus."""
@@ -119,7 +118,7 @@ class PlivoSide(FarSide):
             return {}
         form = parse_qsl(asked.body.decode(), keep_blank_values=True)
         nonce = signature(account.webhook_key, f"{now_s} {url} {asked.body!r}")[:20]
-        text = signed_text(asked.method, url, form) if self.covers_form else url.partition("?")[0]
+        text = signed_text(asked.method, url, form)
         given = signature(account.webhook_key, f"{text}.{nonce}")
         return {f"{self.header}-V3": given, f"{self.header}-V3-Nonce": nonce}
 
@@ -141,10 +140,5 @@ PLIVO = PlivoSide(
     name="plivo", stream=PlivoStream, reports=True, signs="url", header="X-Plivo-Signature"
 )
 VOBIZ = PlivoSide(
-    name="vobiz",
-    stream=PlivoStream,
-    reports=True,
-    signs="url",
-    header="X-Vobiz-Signature",
-    covers_form=False,
+    name="vobiz", stream=PlivoStream, reports=True, signs="url", header="X-Vobiz-Signature"
 )

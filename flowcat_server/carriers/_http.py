@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from flowcat_server.carriers._values import MAX_ID_CHARS, parse_object, text
+from flowcat_server.carriers._values import MAX_ID_CHARS, number, parse_object, short, text
 from flowcat_server.core.carrier import CallStatus, Request, Ringing, Status
 
 _DEFAULT_PORTS = {"https": "443", "wss": "443", "http": "80", "ws": "80"}
@@ -78,7 +78,7 @@ def ringing(call_id: object, caller: object, called: object, account: object) ->
     name = text(call_id)
     if not CALL_ID.fullmatch(name):
         return None
-    return Ringing(name, *(text(value)[:MAX_ID_CHARS] for value in (caller, called, account)))
+    return Ringing(name, number(caller), number(called), short(account))
 
 
 def call_status(

@@ -97,10 +97,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(findings: Iterable[Finding]) -> None:
     for finding in findings:
-        status = paint(f"{finding.status:<8}", _COLOURS[finding.status], sys.stdout)
-        print(f"{status} {finding.name}: {finding.detail}")
-        if finding.advice:
-            print(f"         {paint(finding.advice, 'dim', sys.stdout)}")
+        _print_one(finding)
+
+
+def _print_one(finding: Finding, time: str = "") -> None:
+    status = paint(f"{finding.status:<8}", _COLOURS[finding.status], sys.stdout)
+    print(f"{status} {time}{finding.name}: {finding.detail}")
+    if finding.advice:
+        print(f"         {' ' * len(time)}{paint(finding.advice, 'dim', sys.stdout)}")
 
 
 # --- a call ---------------------------------------------------------------------------------------
@@ -118,7 +122,7 @@ def _call(arguments: argparse.Namespace) -> int:
     def tell(step: Step) -> None:
         steps.append(step)
         if not arguments.json:
-            _print([step])
+            _print_one(step, f"{step.ms:>6} ms  ")
             sys.stdout.flush()
 
     well = start(plan, tell)

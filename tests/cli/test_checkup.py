@@ -19,7 +19,7 @@ from flowcat_server.cli.checkup.plan import Plan, Step
 from flowcat_server.cli.checkup.run import run
 from flowcat_server.cli.doctor import plan_of
 from flowcat_server.cli.far_side import SIDES
-from tests.callscript import loaded
+from tests.callscript import VOICE, loaded
 from tests.fakes.audiosocket import listening
 from tests.fakes.certificates import Authority
 from tests.fakes.doors import ECHO, Doors, doors
@@ -494,6 +494,31 @@ class Balancer(Proxy):
         if "/ws/" in request.path:
             return await Proxy(self.other).handle(request)
         return await super().handle(request)
+
+
+TALKING = (
+    "agent: {prompt: p, greeting: Hello there.}\n"
+    "topology: {mode: cascaded, stt: scripted, llm: scripted, tts: scripted, vad: scripted}\n"
+    f"carriers: {{twilio: {{auth_token: {SECRET}}}}}\n"
+)
+
+
+async def test_an_agent_that_greets_and_answers(tmp_path: Path):
+    async with house(tmp_path, "twilio", TALKING) as opened:
+        made = replace(plan("twilio", opened.url, TALKING), speech=VOICE * 40, greeting_s=8.0)
+        steps = await told(made)
+        assert all(step.status != "fault" for step in steps), steps
+        talk = next(step for step in steps if step.name == "call")
+        assert re.search(r"answered after \d+ ms", talk.detail)
+        assert "given back" in talk.detail
+
+
+async def test_an_agent_that_does_not_answer(tmp_path: Path):
+    async with house(tmp_path, "twilio", TALKING) as opened:
+        made = replace(plan("twilio", opened.url, TALKING), speech=bytes(640), greeting_s=2.0)
+        *_, step = await told(made)
+    assert step.detail == "what was said is not answered within 2 s"
+    assert "stt, llm, tts" in step.advice
 
 
 async def test_tokens_of_another_server(tmp_path: Path):

@@ -25,6 +25,10 @@ SLOW_MS, HELD_MS = 300, 1000
 LONG_BYTES = 32 * 1024
 """A message as long as any that a carrier sends."""
 PING_S, PONG_S = 0.25, 2.0
+PLAYED_S = 10.0
+"""The agent may finish what it says, so that its marks come back."""
+QUIET_S, PATIENCE_S = 0.5, 30.0
+"""The caller speaks when the agent has been quiet for so long, or talks on."""
 KEY = "#"
 _TONE_HZ, _TONE_MS, _TONE_LEVEL = 440, 400, 8000
 
@@ -99,6 +103,8 @@ class Caller:
             done.append(f"answered after {await self._asked()} ms")
         left = self._begun + plan.hold_s - time.monotonic()
         await self._until(lambda: False, left)
+        if not plan.echo:  # which goes on for as long as anything is said
+            await self._until(lambda: not self._marks and self._played < time.monotonic(), PLAYED_S)
         if self._fault:
             raise Wrong(
                 f"the server said {self._fault}",
@@ -124,7 +130,7 @@ class Caller:
     async def _asked(self) -> int:
         """Say the speech when the agent is silent; returns how long the answer took."""
         plan = self._plan
-        await asyncio.sleep(max(0.0, self._played - time.monotonic()))
+        await self._until(lambda: self._played + QUIET_S < time.monotonic(), PATIENCE_S)
         self._say(plan.speech)
         await self._until(lambda: not self._to_say, plan.greeting_s + len(plan.speech) / 16_000)
         self._loud_ms, asked = None, time.monotonic()
@@ -350,6 +356,7 @@ class Caller:
                 if message is not None:
                     self._marked += 1
                     await self._wire.send(message)
+                    self._news.set()
             if now >= next_ping:
                 next_ping = now + PING_S
                 await self._wire.ping()

@@ -19,6 +19,7 @@ from flowcat_server.cli.checkup.plan import Plan, Step
 from flowcat_server.cli.checkup.run import run
 from flowcat_server.cli.doctor import plan_of
 from flowcat_server.cli.far_side import SIDES
+from flowcat_server.routes import telephony
 from tests.callscript import VOICE, loaded
 from tests.fakes.audiosocket import listening
 from tests.fakes.certificates import Authority
@@ -324,8 +325,9 @@ async def test_a_query_that_is_stripped_where_none_is_needed_is_a_warning(tmp_pa
     [("exotel", "arrives without what it says"), ("freeswitch", "arrives without the query")],
 )
 async def test_a_query_that_is_stripped_where_the_call_is_in_it(
-    tmp_path: Path, name: str, words: str
+    tmp_path: Path, name: str, words: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(telephony, "START_TIMEOUT_MS", 300)
     step = await fault(tmp_path, name, Proxy(keeps_query=False))
     assert words in step.detail
 
@@ -498,7 +500,9 @@ class Balancer(Proxy):
 
 TALKING = (
     "agent: {prompt: p, greeting: Hello there.}\n"
-    "topology: {mode: cascaded, stt: scripted, llm: scripted, tts: scripted, vad: scripted}\n"
+    "topology:\n"
+    "  {mode: cascaded, llm: scripted, tts: scripted, vad: scripted,\n"
+    "  stt: {provider: scripted, options: {lines: [Hello.], loop: true}}}\n"
     f"carriers: {{twilio: {{auth_token: {SECRET}}}}}\n"
 )
 

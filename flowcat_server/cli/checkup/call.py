@@ -39,7 +39,7 @@ class Caller:
     def __init__(self, plan: Plan, wire: Wire, stream: FarStream) -> None:
         """Sit down; nothing is sent yet."""
         self._plan, self._wire, self._stream = plan, wire, stream
-        self._tasks: list[asyncio.Task[None]] = []
+        self._stack = contextlib.AsyncExitStack()
         self._news = asyncio.Event()
         self._to_say = bytearray()
         self._marks: deque[tuple[float, str]] = deque()
@@ -57,10 +57,10 @@ class Caller:
     async def __aenter__(self) -> Caller:
         for message in self._stream.start():
             await self._wire.send(message)
-        self._tasks = [
-            asyncio.create_task(self._listen(), name="doctor-listen"),
-            asyncio.create_task(self._speak(), name="doctor-speak"),
-        ]
+        tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
+        for name, work in (("doctor-listen", self._listen()), ("doctor-speak", self._speak())):
+            self._stack.callback(tasks.create_task(work, name=name).cancel)
+        self._stack.push_async_callback(self._hang_up_wire)
         return self
 
     async def __aexit__(
@@ -69,9 +69,9 @@ class Caller:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def _hang_up_wire(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._plan.close_s):
                 await self._wire.close()

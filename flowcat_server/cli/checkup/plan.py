@@ -30,8 +30,8 @@ class Plan:
     connect_s: float = 5.0
     answer_s: float = 15.0
     """A webhook has to be answered within it; no carrier waits longer."""
-    greeting_s: float = 10.0
-    """Something has to be heard within it."""
+    greeting_s: float = 12.0
+    """Something has to be heard within it. The server gives up a silent socket after 10 s."""
     hold_s: float = 3.0
     """The call lasts so long at least."""
     close_s: float = 5.0

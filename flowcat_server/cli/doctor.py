@@ -184,7 +184,8 @@ def _base(url: str) -> str:
     if not known:
         raise FlowcatError(f"{url!r} is not the URL of a server, such as https://voice.example.com")
     path = parts.path.partition("/telephony/")[0].rstrip("/")
-    return f"{scheme}://{parts.netloc.rpartition('@')[2]}{path}"
+    place = parts.netloc.rpartition("@")[2].lower()
+    return f"{scheme}://{place.removesuffix(':443' if scheme == 'https' else ':80')}{path}"
 
 
 def _tcp(url: str) -> str:

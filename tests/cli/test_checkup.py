@@ -103,6 +103,19 @@ async def test_the_public_address_is_not_set_and_the_proxy_sends_its_own_host(
     assert re.search(r"set server\.public_url: http://127\.0\.0\.1:\d+, .* Host", step.advice)
 
 
+@pytest.mark.parametrize(("name", "behind"), [("twilio", 0), ("vonage", 3600)])
+async def test_a_place_that_was_taken_by_trying_is_given_back(
+    tmp_path: Path, name: str, behind: int
+):
+    proxy = Proxy(host="" if behind else "127.0.0.1:6210")
+    async with house(tmp_path, name) as opened, proxied(proxy) as url:
+        proxy.to = opened.url
+        opened.clock.now -= behind
+        *_, step = await told(plan(name, url))
+        assert step.status == "fault"
+        assert opened.calls.count == 0
+
+
 async def test_the_public_address_is_another_one(tmp_path: Path):
     other = "server: {public_url: 'https://old.example'}\n"
     step = await fault(

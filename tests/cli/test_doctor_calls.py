@@ -102,7 +102,7 @@ def test_wrong_arguments(
         ("bind: '[::1]:80'", "", "http://[::1]:80", "http://[::1]:80"),
         ("", "wss://u:p@v.example/x/telephony/ws/twilio?a=b", "https://v.example/x",
          "https://v.example/x"),
-        ("", "v.example", "https://v.example", "https://v.example"),
+        ("", "V.example:443", "https://v.example", "https://v.example"),
     ],
 )  # fmt: skip
 def test_where_it_calls_and_what_it_signs(server: str, url: str, called: str, signed: str):

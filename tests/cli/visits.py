@@ -50,7 +50,7 @@ def yaml(name: str, block: str | None = None, more: str = "") -> str:
 def plan(name: str, url: str, file: str = "", **patience: Any) -> Plan:
     """What the doctor of an agent file would do; it waits less than it would."""
     made = plan_of(loaded(file or yaml(name)), name, url)
-    quick = {"greeting_s": 2.0, "answer_s": 2.0, "hold_s": 0.6, "close_s": 2.0}
+    quick = {"greeting_s": 8.0, "answer_s": 8.0, "hold_s": 0.6, "close_s": 8.0}
     return replace(made, **{**quick, **patience})
 
 

@@ -86,9 +86,9 @@ class Webhooks:
         No place: the webhook arrives, but only the carrier itself can sign it.
         """
         plan = self.plan
-        asked = _marked(plan.side.webhook(plan.call)) if plan.side.signs == "url" else (
-            plan.side.webhook(plan.call)
-        )  # fmt: skip
+        asked = plan.side.webhook(plan.call)
+        if plan.side.signs == "url":
+            asked = _marked(asked)
         answered = await self._send(asked)
         if signature_refused(answered) and not plan.side.can_sign and plan.line.account.webhook_key:
             return Told(
@@ -164,6 +164,7 @@ class Webhooks:
         for public in addresses(plan.public, plan.config):
             answered = await self._send(asked, public)
             if not signature_refused(answered):
+                await self._give_back(public)
                 raise believes(plan, self._believed(answered, public))
         raise await self._no_signature()
 
@@ -181,7 +182,13 @@ class Webhooks:
         asked = self.plan.side.webhook(self.plan.call)
         for ahead_s in offsets(skew_s):
             if not signature_refused(await self._send(asked, ahead_s=ahead_s)):
+                await self._give_back(ahead_s=ahead_s)
                 raise skewed(ahead_s)
+
+    async def _give_back(self, public: str = "", ahead_s: int = 0) -> None:
+        """A webhook that was accepted after all took a place: the call is over."""
+        if self.plan.side.reports:
+            await self._send(self.plan.side.status(self.plan.call), public, ahead_s)
 
     async def _body_changes(self) -> bool:
         """Whether a webhook without a body is accepted."""

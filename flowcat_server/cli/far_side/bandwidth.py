@@ -75,9 +75,8 @@ class BandwidthSide(FarSide):
 
     def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
         """A call comes in."""
-        path = f"/telephony/answer/{self.name}" + (f"/{run_id}" if run_id else "")
         about = {"eventType": "initiate", "callId": call, "from": CALLER, "to": CALLED, **more}
-        return Asked("POST", path, json.dumps(about).encode(), JSON)
+        return Asked("POST", self.answer_path(run_id), json.dumps(about).encode(), JSON)
 
     def place(self, answer: str) -> Place:
         """``<StartStream>`` and its parameters."""

@@ -87,9 +87,8 @@ class ExotelSide(FarSide):
 
     def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
         """The applet asks for the socket's address."""
-        path = f"/telephony/answer/{self.name}" + (f"/{run_id}" if run_id else "")
         query = {"CallSid": call, "CallFrom": CALLER, "CallTo": CALLED, **more}
-        return Asked("GET", f"{path}?{urlencode(query)}")
+        return Asked("GET", f"{self.answer_path(run_id)}?{urlencode(query)}")
 
     def place(self, answer: str) -> Place:
         """The address."""

@@ -73,14 +73,13 @@ class JambonzSide(FarSide):
 
     def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
         """A call comes in."""
-        path = f"/telephony/answer/{self.name}" + (f"/{run_id}" if run_id else "")
         about = {"call_sid": call, "from": CALLER, "to": CALLED, "direction": "inbound", **more}
-        return Asked("POST", path, _compact(about), JSON)
+        return Asked("POST", self.answer_path(run_id), _compact(about), JSON)
 
     def status(self, call: str) -> Asked:
         """The call is over."""
         about = {"call_sid": call, "call_status": "completed", "direction": "inbound"}
-        return Asked("POST", f"/telephony/status/{self.name}", _compact(about), JSON)
+        return Asked("POST", self.status_path, _compact(about), JSON)
 
     def sign(self, asked: Asked, url: str, account: Account, now_s: int) -> dict[str, str]:
         """``t=<seconds>,v1=<hex>``, and the password where there is one."""

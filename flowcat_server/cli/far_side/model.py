@@ -192,14 +192,23 @@ class FarSide:
 
     # --- webhooks ---------------------------------------------------------------------------
 
+    def answer_path(self, run_id: str) -> str:
+        """Where webhooks are sent."""
+        return f"/telephony/answer/{self.name}" + (f"/{run_id}" if run_id else "")
+
+    @property
+    def status_path(self) -> str:
+        """Where reports are sent."""
+        return f"/telephony/status/{self.name}"
+
     def fields(self, call: str) -> dict[str, str]:
         """What a webhook says of a call."""
         raise NotImplementedError
 
     def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
         """A call comes in."""
-        path = f"/telephony/answer/{self.name}" + (f"/{run_id}" if run_id else "")
-        return Asked("POST", path, urlencode({**self.fields(call), **more}).encode(), FORM)
+        body = urlencode({**self.fields(call), **more}).encode()
+        return Asked("POST", self.answer_path(run_id), body, FORM)
 
     def status(self, call: str) -> Asked:
         """The call is over."""

@@ -110,7 +110,7 @@ class PlivoSide(FarSide):
     def status(self, call: str) -> Asked:
         """The call is over."""
         over = {**self.fields(call), "CallStatus": "completed", "HangupCause": "NORMAL_CLEARING"}
-        return Asked("POST", f"/telephony/status/{self.name}", urlencode(over).encode(), FORM)
+        return Asked("POST", self.status_path, urlencode(over).encode(), FORM)
 
     def sign(self, asked: Asked, url: str, account: Account, now_s: int) -> dict[str, str]:
         """Version 3. The nonce differs from one webhook to the next."""

@@ -126,7 +126,7 @@ class TwilioSide(FarSide):
     def status(self, call: str) -> Asked:
         """The call is over."""
         over = {**self.fields(call), "CallStatus": "completed", "CallDuration": "3"}
-        return Asked("POST", f"/telephony/status/{self.name}", urlencode(over).encode(), FORM)
+        return Asked("POST", self.status_path, urlencode(over).encode(), FORM)
 
     def sign(self, asked: Asked, url: str, account: Account, now_s: int) -> dict[str, str]:
         """The signature, or the password."""

@@ -68,15 +68,14 @@ class VonageSide(FarSide):
 
     def webhook(self, call: str, run_id: str = "", **more: str) -> Asked:
         """A call comes in."""
-        path = f"/telephony/answer/{self.name}" + (f"/{run_id}" if run_id else "")
         numbers = {"from": CALLER.lstrip("+"), "to": CALLED.lstrip("+")}
         about = {"uuid": call, "conversation_uuid": f"CON-{call}", **numbers, **more}
-        return Asked("POST", path, json.dumps(about).encode(), JSON)
+        return Asked("POST", self.answer_path(run_id), json.dumps(about).encode(), JSON)
 
     def status(self, call: str) -> Asked:
         """The call is over."""
         about = {"uuid": call, "status": "completed", "direction": "inbound"}
-        return Asked("POST", f"/telephony/status/{self.name}", json.dumps(about).encode(), JSON)
+        return Asked("POST", self.status_path, json.dumps(about).encode(), JSON)
 
     def sign(self, asked: Asked, url: str, account: Account, now_s: int) -> dict[str, str]:
         """A JWT (RFC 7519) with HS256."""

@@ -14,6 +14,8 @@ FRAME = RATE // 50
 SECONDS = 12
 HOP = 80
 """Samples of 16 kHz, 5 ms, of which the loudness is compared."""
+BROWSER_BITRATE = 32_000
+"""What our answers ask for."""
 SYLLABLE_S = 0.22
 PITCH_HZ = 130
 FORMANTS_HZ = (600, 1200, 2500)
@@ -41,7 +43,7 @@ def speak(talk_ms: int = 0, cycle_ms: int = 0) -> Voice:
     if cycle_ms:
         sound = np.where(time * 1000 % cycle_ms < talk_ms, sound, random.normal(0, 0.001, len(time)))
     pcm = (sound * 9_000).astype("<i2").tobytes()
-    encoder = opus.Encoder(RATE, bitrate=32_000, complexity=9)
+    encoder = opus.Encoder(RATE, max_bitrate=BROWSER_BITRATE)
     packets = [encoder.encode(pcm[at : at + FRAME * 2]) for at in range(0, len(pcm), FRAME * 2)]
     decoder = opus.Decoder(16_000)
     return Voice(packets, loudness(b"".join(map(decoder.decode, packets))))

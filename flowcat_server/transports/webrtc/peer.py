@@ -192,7 +192,7 @@ class Peer:
         self._channels = 0
         self._only_listens = False
         self.inbound = Inbound(owner.heard, owner.pressed)
-        self.outbound = Outbound(owner.say)
+        self.outbound = Outbound(owner.say, offer.max_bitrate)
         self.pc = ServerConnection(
             certificate, policy, list(servers), (self.inbound, self.outbound) if lean else None
         )

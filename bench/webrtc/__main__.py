@@ -3,9 +3,9 @@
     python -m bench.webrtc [--only NAME ...] [--seconds 8] [--write docs/benchmarks.md]
 
 Each server runs alone on core 0, the generator on core 1. Every call comes through the door,
-`POST /webrtc/offer`, and is a real one: ICE, DTLS, SRTP, Opus both ways, RTCP, a socket of its own. How
-many are held is searched: 99 of 100 packets within 20 ms of what their own timestamps say, none
-lost, no call refused or dropped, and what was said comes back.
+`POST /webrtc/offer`, and is a real one: ICE, DTLS, SRTP, Opus both ways, RTCP, a socket of its own.
+How many are held is searched: 99 of 100 packets within 20 ms of what their own timestamps say,
+none lost, no call refused or dropped, and what was said comes back.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def _say(subject: Browsers, point: Point) -> None:
     spread = point.lateness
     late = f"p50 {spread.p50:.2f}  p99 {spread.p99:.1f}  max {spread.max:.0f} ms" if spread else ""
     own = point.own_lateness
-    noise = f"  (the generator was late itself, p99 {own.p99:.1f} ms)" if own and point.noisy else ""
+    noise = (
+        f"  (the generator was late itself, p99 {own.p99:.1f} ms)" if own and point.noisy else ""
+    )
     print(
         f"{subject.name:>12} {point.calls:>4} calls  core {point.core:4.0%}  {late}  "
         f"{', '.join(point.faults) or 'held'}{noise}",

@@ -20,10 +20,15 @@ MOST_S = 1.0
 """An echo is looked for up to so much later."""
 SPOKEN = 300
 """RMS of a hop in which somebody speaks."""
+PART = round(1 / HOP_S)
+LEAST_SPOKEN = 0.5
+"""Share of a part in which somebody speaks, so that it can be compared."""
+PIECE = 640
 _STAMP = struct.Struct("qq")
 _SEQ_AND_TIME = struct.Struct("!HI")
 
 Media = list[tuple[bytes, bytes]]
+Loudness = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Echo:
     """What a decoder made of one call's packets."""
 
     likeness: float
-    """Correlation of the loudness with that of what was said, at the best delay."""
+    """Correlation of the loudness of a second with that of what was said, at the best delay."""
     delay_ms: float
     """From sending a packet to the arrival of the one in which its sound comes back."""
     spoke: float
@@ -73,31 +78,50 @@ class Echo:
 
 
 def echo(caller: Caller, stream: Stream, said: voice.Voice, real_s: float) -> Echo:
-    """Decode what came, and look for what was said in it.
+    """Decode what came, and look for what was said in each second of it.
 
     `real_s` is what the real-time clock is ahead of the monotonic one.
     """
-    decoder = opus.Decoder(16_000)
-    pcm = b"".join(decoder.decode(caller.decrypt(packet)) for _, packet in caller.line.media)
-    heard = voice.loudness(pcm)
+    heard = voice.loudness(_sound(caller, stream))
     if caller.kept is None or not heard.any():
         return Echo(0, 0, 0)
     number, sent_s = caller.kept
     hop = (caller.first + number) * HOPS_A_PACKET
-    ahead_s = stream.at[0] - real_s - sent_s
-    likeness = [
-        _alike(_part(said.loudness, hop + round(ahead_s / HOP_S) - delay, len(heard)), heard)
+    hop += round((stream.at[0] - real_s - sent_s) / HOP_S)
+    found = []
+    for start in range(0, len(heard) - PART, PART):
+        part = heard[start : start + PART]
+        if np.mean(part > SPOKEN) > LEAST_SPOKEN:
+            found.append(_look_for(part, said.loudness, hop + start))
+    if not found:
+        return Echo(0, 0, float(np.mean(heard > SPOKEN)))
+    likeness, delay = np.median(np.array(found), axis=0)
+    return Echo(float(likeness), float(delay) * HOP_S * 1000, float(np.mean(heard > SPOKEN)))
+
+
+def _sound(caller: Caller, stream: Stream) -> bytes:
+    """PCM16 at 16 kHz, each packet where its timestamp puts it."""
+    decoder = opus.Decoder(16_000)
+    places = np.rint((stream.at - stream.at[0]) / 0.020).astype(int)
+    pcm = bytearray((int(places.max()) + 1) * PIECE)
+    for place, (_, packet) in zip(places, caller.line.media, strict=True):
+        piece = decoder.decode(caller.decrypt(packet))
+        if place >= 0:
+            pcm[place * PIECE : place * PIECE + len(piece)] = piece
+    return bytes(pcm)
+
+
+def _look_for(part: Loudness, said: Loudness, hop: int) -> tuple[float, int]:
+    """How much a part is like what was said, and how many hops before it that was."""
+    alike = [
+        _alike(said[np.arange(hop - delay, hop - delay + len(part)) % len(said)], part)
         for delay in range(round(MOST_S / HOP_S))
     ]
-    best = int(np.argmax(likeness))
-    return Echo(likeness[best], best * HOP_S * 1000, float(np.mean(heard > SPOKEN)))
+    best = int(np.argmax(alike))
+    return alike[best], best
 
 
-def _part(cycle: NDArray[np.float64], start: int, length: int) -> NDArray[np.float64]:
-    return cycle[np.arange(start, start + length) % len(cycle)]
-
-
-def _alike(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+def _alike(first: Loudness, second: Loudness) -> float:
     if not first.std() or not second.std():
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])

@@ -243,9 +243,15 @@ class Caller:
         if (heard := self.line.media) and heard[-1][1]:
             ssrc = int.from_bytes(heard[-1][1][8:12], "big")
             report.reports.append(
-                RtcpReceiverInfo(ssrc=ssrc, fraction_lost=0, packets_lost=0,
-                                 highest_sequence=int.from_bytes(heard[-1][1][2:4], "big"),
-                                 jitter=0, lsr=0, dlsr=0)  # fmt: skip
+                RtcpReceiverInfo(
+                    ssrc=ssrc,
+                    fraction_lost=0,
+                    packets_lost=0,
+                    highest_sequence=int.from_bytes(heard[-1][1][2:4], "big"),
+                    jitter=0,
+                    lsr=0,
+                    dlsr=0,
+                )  # fmt: skip
             )
         self.line.sendto(self._dtls._tx_srtp.protect_rtcp(bytes(report)), self._address)
 

@@ -122,9 +122,7 @@ async def _connect(
     return refusals
 
 
-async def _measure(
-    up: list[Caller], beat: Beat, arguments: argparse.Namespace
-) -> dict[str, Any]:
+async def _measure(up: list[Caller], beat: Beat, arguments: argparse.Namespace) -> dict[str, Any]:
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -37,9 +37,7 @@ class Repeat(Processor):
     def process(self, frame: Frame) -> None:
         self.emit(frame)
         if type(frame) is AudioIn and audioop.rms(frame.payload, 2) > AUDIBLE:
-            pcm, self._state = audioop.ratecv(
-                frame.payload, 2, 1, HEARD_HZ, SPOKEN_HZ, self._state
-            )
+            pcm, self._state = audioop.ratecv(frame.payload, 2, 1, HEARD_HZ, SPOKEN_HZ, self._state)
             self.emit(AudioOut(TURN, pcm, self._piece))
 
 

@@ -9,9 +9,13 @@ from pathlib import Path
 from bench.wire.subjects import Command, Subject
 
 HERE = Path(__file__).parent
-TALK_MS, CYCLE_MS = 1600, 3200
+TALK_MS, CYCLE_MS = 3400, 4000
+"""Of callers who speak all the time: they breathe."""
+HALF_MS = (1600, 3200)
 """Of callers who speak half of the time."""
-ALIKE = 0.8
+TURN_MS = (1600, 6000)
+"""Of callers who ask."""
+ALIKE = 0.65
 """An echo whose loudness follows that of what was said less closely is not one."""
 
 
@@ -22,8 +26,8 @@ class Browsers(Subject):
     path: str = "/webrtc/offer"
     start: int = 10
     limit: int = 400
-    talk: tuple[int, int] = (0, 0)
-    """Milliseconds of each cycle in which a caller speaks, and of the cycle; 0: without a pause."""
+    talk: tuple[int, int] = (TALK_MS, CYCLE_MS)
+    """Milliseconds of each cycle in which a caller speaks, and of the cycle."""
     echoes: bool = True
     """What is said comes back."""
 
@@ -52,7 +56,7 @@ SUBJECTS = (
         "ours-half",
         "**flowcat-server**, the same, of callers who speak half of the time",
         _ours("bench.webrtc.ours", "echo.yaml"),
-        talk=(TALK_MS, CYCLE_MS),
+        talk=HALF_MS,
     ),
     Browsers(
         "ours-silent",
@@ -64,7 +68,7 @@ SUBJECTS = (
         "ours-agents",
         "**flowcat-server**, full agents, a turn every 6 s, recorded",
         _ours("flowcat_server", "agent.yaml"),
-        talk=(TALK_MS, 6000),
+        talk=TURN_MS,
         settle_s=8,
         least_s=12,
         echoes=False,

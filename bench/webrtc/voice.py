@@ -41,7 +41,9 @@ def speak(talk_ms: int = 0, cycle_ms: int = 0) -> Voice:
     time = np.arange(RATE * SECONDS) / RATE
     sound = _vowel(time) * _swell(time, random) + random.normal(0, 0.003, len(time))
     if cycle_ms:
-        sound = np.where(time * 1000 % cycle_ms < talk_ms, sound, random.normal(0, 0.001, len(time)))
+        sound = np.where(
+            time * 1000 % cycle_ms < talk_ms, sound, random.normal(0, 0.001, len(time))
+        )
     pcm = (sound * 9_000).astype("<i2").tobytes()
     encoder = opus.Encoder(RATE, max_bitrate=BROWSER_BITRATE)
     packets = [encoder.encode(pcm[at : at + FRAME * 2]) for at in range(0, len(pcm), FRAME * 2)]

@@ -34,7 +34,8 @@ SPIN_S = 0.002
 """So close to the next packet nobody sleeps: uvloop's timers step in milliseconds."""
 SAMPLED = 3
 """Calls whose audio is decoded."""
-HANG_UP_AT_ONCE = 16
+AT_ONCE = 8
+"""Calls that connect or hang up at the same time; a server refuses more than 16."""
 
 
 class Beat:
@@ -94,8 +95,8 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         beat.stop()
         closed = sum(not caller.alive for caller in up)
         result = _result(up, measured, said, arguments)
-        for start in range(0, len(callers), HANG_UP_AT_ONCE):
-            await asyncio.gather(*(c.hang_up() for c in up[start : start + HANG_UP_AT_ONCE]))
+        for start in range(0, len(callers), AT_ONCE):
+            await asyncio.gather(*(c.hang_up() for c in up[start : start + AT_ONCE]))
     return {
         "calls": arguments.calls, "seconds": arguments.seconds, "live": len(up), "closed": closed,
         "refusal": refusals[0] if refusals else "", "setup_s": setup_s, **result,
@@ -106,11 +107,13 @@ async def _connect(
     callers: list[Caller], beat: Beat, http: aiohttp.ClientSession, arguments: argparse.Namespace
 ) -> list[str]:
     refusals: list[str] = []
+    few = asyncio.Semaphore(AT_ONCE)
 
     async def connect(caller: Caller) -> None:
         await asyncio.sleep(caller.number / arguments.ramp)
         try:
-            await caller.call(http, arguments.url)
+            async with few:
+                await caller.call(http, arguments.url)
         except NotConnected as error:
             refusals.append(str(error))
         else:

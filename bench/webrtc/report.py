@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -39,9 +40,13 @@ class Measured:
 
     @property
     def kb_per_call(self) -> float:
-        """Memory of a call, from the held point with the most calls."""
-        best = self.best
-        return (best.rss_kb - self.idle_kb) / best.calls if best else 0.0
+        """Memory of a call, with the most calls before the server was asked for too much once.
+
+        What it took then it keeps.
+        """
+        held = list(itertools.takewhile(lambda point: point.held, self.points))
+        most = max(held, key=lambda point: point.calls, default=None)
+        return (most.rss_kb - self.idle_kb) / most.calls if most else 0.0
 
 
 def page(results: list[Measured], arguments: argparse.Namespace) -> str:

@@ -125,13 +125,14 @@ def measured(name: str, *calls: int) -> report.Measured:
 
 def test_the_table_shows_the_best_held_point_and_the_ratio():
     bad = point(calls=90, live=90, lost=3)
+    swollen = point(calls=36, live=36, rss_kb=90_000)
     ours = measured("ours", 32)
     results = [
-        measured("stock", 16),
-        report.Measured("ours", "ours", (*ours.points, bad), ours.idle_kb),
+        measured("stock", 18),
+        report.Measured("ours", "ours", (*ours.points, bad, swollen), ours.idle_kb),
     ]
     text = report.page(results, argparse.Namespace(seconds=8, nice=0))
-    assert "| ours | 32 | 2.0 | 0.4 / 5.0 / 10 | 200 / 62 | 400 | 60 |" in text
+    assert "| ours | 36 | 2.0 | 0.4 / 5.0 / 10 | 200 / 56 | 400 | 60 |" in text
     assert "provisional" not in text
 
 

@@ -26,14 +26,18 @@ TURN = 1_000_000
 class Repeat(Processor):
     """Passes the caller's audio on, and says it too."""
 
+    sounds = (AudioIn,)
+
     def __init__(self, playout: Playout) -> None:
         playout.begin(TURN)
         self._piece = playout.add_piece(TURN, "") or 0
 
     def process(self, frame: Frame) -> None:
-        self.emit(frame)
         if type(frame) is AudioIn:
-            self.emit(AudioOut(TURN, frame.payload, self._piece))
+            self.emit_in(frame)
+            self.emit_out(AudioOut(TURN, frame.payload, self._piece))
+        else:
+            self.emit(frame)
 
 
 class EchoLine(CallLine):

@@ -27,6 +27,8 @@ class IdleRules:
 class IdleProcessor(Processor):
     """A level-triggered clock: it runs only while the line is quiet on both sides."""
 
+    sounds = ()
+
     def __init__(
         self,
         call: Call,

@@ -27,6 +27,8 @@ class Recorder(Protocol):
 class RecordProcessor(Processor):
     """Writes what the caller said; audio is passed on untouched."""
 
+    sounds = (AudioIn,)
+
     def __init__(self, recorder: Recorder, audio: AudioFormat) -> None:
         self._recorder = recorder
         self._per_ms = recorder.sample_rate / 1000

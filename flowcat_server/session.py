@@ -22,7 +22,7 @@ from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Processor, unlink
+from flowcat_server.core.processor import Emit, Processor, unlink
 from flowcat_server.errors import ProviderError
 
 log = structlog.get_logger()
@@ -35,10 +35,15 @@ REANCHOR_MS = 60
 REANCHOR_AFTER_MS = 1000
 """Audio that is later than its position says by more than this, and stays so for so long, was
 not delayed: the far end had stopped sending for a while."""
+NEVER_MS = 1 << 62
 WATCH_INTERVAL_MS = 1000
 
 Subscriber = Callable[[CallEvent], None]
 BeforeHangUp = Callable[["Session"], Awaitable[None]]
+
+
+def _nowhere(frame: Frame) -> None:
+    del frame
 
 
 class Line(Protocol):
@@ -82,6 +87,7 @@ class Session:
         "_bytes_per_s",
         "_children",
         "_context",
+        "_entry",
         "_epoch",
         "_last_media_ms",
         "_late_since",
@@ -164,7 +170,9 @@ class Session:
         self._timers: tuple[asyncio.TimerHandle, ...] = ()
         self._context = contextvars.Context()
         self._line: Line | None = None
-        self._anchor: int | None = None
+        self._entry: Emit = _nowhere
+        self._anchor = NEVER_MS
+        """When the audio at position 0 was due; audio comes when it is due or later."""
         self._position_bytes = 0
         self._bytes_per_s = transport.input_format.bytes_for(1000)
         self._late_since: int | None = None
@@ -256,13 +264,22 @@ class Session:
         task.add_done_callback(lambda _: self.end(ended.CALLER_HUNG_UP))
 
     def receive_audio(self, payload: bytes) -> None:
-        """The next piece of the caller's audio."""
-        line = self._line
-        if line is None or self.reason is not None:
+        """The next piece of the caller's audio.
+
+        It is stamped with when it was due to arrive: by its position, not by when we got round to it.
+        """
+        if self._line is None or self.reason is not None:
             return
         self.frames_in += 1
-        try:  # `protect`, without a call for every frame
-            line.entry(AudioIn(payload, self._stamp(len(payload))))
+        # `now_ms`, `_stamp` of what comes in time, and `protect`, without a call for every frame.
+        self._last_media_ms = now = int((self._loop.time() - self._epoch) * 1000 + 0.001)
+        self._position_bytes = size = self._position_bytes + len(payload)
+        position = size * 1000 // self._bytes_per_s
+        late = now - position - self._anchor
+        if late < 0 or late > REANCHOR_MS or self._late_since is not None:
+            self._reanchor(now, late)
+        try:
+            self._entry(AudioIn(payload, self._anchor + position))
         except ProviderError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
@@ -338,6 +355,7 @@ class Session:
         log.info("call_started", channel=self.channel, agent=self.agent_name)
         try:
             self._line = self._build(self)
+            self._entry = self._line.entry
             self._last_media_ms = self.now_ms()
             self.transport.attach(self, self._line.playout)
             self._timers = (
@@ -399,6 +417,7 @@ class Session:
         for timer in self._timers:
             timer.cancel()
         line, self._line = self._line, None
+        self._entry = _nowhere
         variables: dict[str, Any] = {}
         if line is not None:
             for processor in line.processors:
@@ -414,16 +433,12 @@ class Session:
         log.info("call_ended", reason=reason, detail=self.detail, duration_ms=self.now_ms())
         self._subscribers = ()
 
-    def _stamp(self, size: int) -> int:
-        """When this audio was due to arrive: by its position, not by when we got round to it."""
-        now = self.now_ms()
-        self._last_media_ms = now
-        self._position_bytes += size
-        position = self._position_bytes * 1000 // self._bytes_per_s
-        if self._anchor is None or now - position < self._anchor:
-            self._anchor = now - position
-        late = now - position - self._anchor
-        if late <= REANCHOR_MS:
+    def _reanchor(self, now: int, late: int) -> None:
+        """Audio came earlier or later than its position says."""
+        if late < 0:
+            self._anchor += late
+            self._late_since = None
+        elif late <= REANCHOR_MS:
             self._late_since = None
         elif self._late_since is None:
             self._late_since, self._least_late = now, late
@@ -433,7 +448,6 @@ class Session:
             if now - self._late_since >= REANCHOR_AFTER_MS:
                 self._anchor += self._least_late
                 self._late_since = None
-        return self._anchor + position
 
     def _too_long(self) -> None:
         self.end(ended.SERVER_LIMIT, f"longer than {self._max_call_ms} ms")

@@ -160,7 +160,8 @@ class Playout:
         if reply is None:
             return False
         entry = reply.pieces[piece]
-        entry.words.extend(words)
+        if words:
+            entry.words.extend(words)
         if not payload:
             return False
         if reply.first_pushed_ms is None:
@@ -247,7 +248,7 @@ class Playout:
         if not self._queued or size <= 0 or self._held:
             return b""
         timeline, queue, sent = self._timeline, self._queue, self._sent
-        start_ms = timeline.start_ms(now_ms)
+        start_ms: int | None = None
         audio = b""
         wanted = size
         while wanted and queue:
@@ -264,7 +265,9 @@ class Playout:
             wanted -= taken
             audio = audio + chunk if audio else chunk
             begins = piece.sent_bytes
-            timeline.enter(reply, piece, begins, taken, now_ms)
+            sounds_ms = timeline.enter(reply, piece, begins, taken, now_ms)
+            if start_ms is None:
+                start_ms = sounds_ms
             last = sent[-1] if sent else None
             if last is not None and last.piece is piece and last.start + len(last.audio) == begins:
                 last.audio += chunk
@@ -275,6 +278,7 @@ class Playout:
             if reply.first_sent_ms is None:
                 reply.first_sent_ms = now_ms
                 reply.source = "estimate" if timeline.marks else "paced"
+        assert start_ms is not None  # noqa: S101 - what is queued is not empty
         self._queued -= len(audio)
         self._sent_bytes += len(audio)
         self._amid = True
@@ -286,7 +290,9 @@ class Playout:
 
     def lead_ms(self, now_ms: int) -> int:
         """How far what was sent reaches beyond what has been played."""
-        return max(0, self._timeline.end_ms - now_ms - self._timeline.delay_ms)
+        timeline = self._timeline
+        lead_ms = timeline.end_ms - timeline.delay_ms - now_ms
+        return lead_ms if lead_ms > 0 else 0
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just pulled, or None."""

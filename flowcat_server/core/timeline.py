@@ -55,6 +55,7 @@ class Timeline:
         "_sent_bytes",
         "_spans",
         "delay_ms",
+        "end_ms",
         "marks",
     )
 
@@ -71,6 +72,8 @@ class Timeline:
         self._bytes_per_s = audio.sample_rate * audio.sample_bytes
         self._sample_bytes = audio.sample_bytes
         self._spans: deque[_Span] = deque()
+        self.end_ms = 0
+        """When the last sample sent so far will have sounded."""
         self._run_start_ms = 0
         self._run_bytes = 0
         """The last stretch of audio that was sent without a gap."""
@@ -84,32 +87,28 @@ class Timeline:
         self._mark_wait_ms = MARK_WAIT_MS
         self._answers_marks = False
 
-    @property
-    def end_ms(self) -> int:
-        """When the last sample sent so far will have sounded."""
-        return self._run_start_ms + self._run_bytes * 1000 // self._bytes_per_s
-
     # --- sending ----------------------------------------------------------------------------
 
-    def start_ms(self, now_ms: int) -> int:
-        """When audio that is sent now begins to sound. To be asked before `enter`."""
+    def enter(self, reply: Reply, piece: Piece, offset: int, size: int, now_ms: int) -> int:
+        """`size` bytes of a piece, from `offset` on, are sent; returns when they begin to sound."""
         self._sent_at_ms = now_ms
-        start_ms = self._run_start_ms + self._run_bytes * 1000 // self._bytes_per_s
-        if now_ms + self.delay_ms > start_ms:
-            self._run_start_ms, self._run_bytes = now_ms + self.delay_ms, 0
-            return self._run_start_ms
-        return start_ms
-
-    def enter(self, reply: Reply, piece: Piece, offset: int, size: int, now_ms: int) -> None:
-        """`size` bytes of a piece, from `offset` on, are sent."""
-        last = self._spans[-1] if self._spans and self._run_bytes else None
+        start_ms, earliest_ms = self.end_ms, now_ms + self.delay_ms
+        spans = self._spans
+        if start_ms < earliest_ms:
+            start_ms = self._run_start_ms = earliest_ms
+            run_bytes = 0
+        else:
+            run_bytes = self._run_bytes
+        last = spans[-1] if spans and run_bytes else None
         if last is not None and last.piece is piece and last.offset + last.size == offset:
             last.size += size
         else:
             self._forget(now_ms - MARK_LOST_MS if self.marks else now_ms)
-            self._spans.append(_Span(reply, piece, offset, self._sent_bytes, size, self.end_ms))
-        self._run_bytes += size
+            spans.append(_Span(reply, piece, offset, self._sent_bytes, size, start_ms))
+        self._run_bytes = run_bytes = run_bytes + size
         self._sent_bytes += size
+        self.end_ms = self._run_start_ms + run_bytes * 1000 // self._bytes_per_s
+        return start_ms
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just sent, or None."""
@@ -183,7 +182,8 @@ class Timeline:
         self._spans.clear()
         self._marks.clear()
         self._marked_bytes = self._sent_bytes
-        self._run_start_ms, self._run_bytes = min(self.end_ms, last_ms), 0
+        self.end_ms = self._run_start_ms = min(self.end_ms, last_ms)
+        self._run_bytes = 0
         return first
 
     # --- inside -----------------------------------------------------------------------------
@@ -237,3 +237,4 @@ class Timeline:
             old_end_ms = self._span_end_ms(span)
             span.start_ms += late
         self._run_start_ms += late
+        self.end_ms += late

@@ -2,7 +2,7 @@
 
 aiohttp hands messages over through a queue, a future and a task's step, which together cost as much
 as all else that is done for 20 ms of audio. `MediaSocket.divert` has its parser hand them over
-itself. That reaches into aiohttp; whether it is built as expected is tried once, when this module
+itself, and the connection give what arrives to the parser itself. That reaches into aiohttp; whether it is built as expected is tried once, when this module
 is loaded, and where it is not the queue does the same, a little slower.
 
 What leaves is framed here (RFC 6455 section 5.2: a server's frames are not masked) and given to the
@@ -58,6 +58,24 @@ class _Tap(WebSocketDataQueue):
         return not self._buffer
 
 
+class _Direct(asyncio.Protocol):
+    """The connection's way in, once it is a media socket: to the parser, without a stop."""
+
+    __slots__ = ("_handler", "data_received", "eof_received", "pause_writing", "resume_writing")
+
+    def __init__(self, handler: Any, feed: Callable[[bytes], object]) -> None:
+        """Stand in for `handler` in all that has nothing to do with what arrives."""
+        self._handler = handler
+        self.data_received = feed  # type: ignore[method-assign, assignment]
+        self.eof_received = handler.eof_received  # type: ignore[method-assign]
+        self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._handler.connection_lost(exc)
+
+
 class MediaSocket(web.WebSocketResponse):
     """A carrier's media socket, not yet prepared.
 
@@ -98,10 +116,13 @@ class MediaSocket(web.WebSocketResponse):
         if tap is None or not tap.empty:
             return False
         tap.take = take
+        wire = self._wire
+        assert wire is not None  # noqa: S101 - there is a tap, so the socket is prepared
+        wire.set_protocol(_Direct(wire.get_protocol(), self._parser.feed_data))
         return True
 
-    def post(self, message: str | bytes) -> None:
-        """Send a text message or a binary one.
+    def post(self, message: str | bytes) -> int:
+        """Send a text message or a binary one; returns what is then `unsent`.
 
         Never waits; raises `ConnectionError` if the peer is gone.
         """
@@ -109,6 +130,7 @@ class MediaSocket(web.WebSocketResponse):
         if wire is None or wire.is_closing():
             raise ConnectionResetError("the media socket is closed")
         wire.write(frame(message))
+        return wire.get_write_buffer_size()
 
     def unsent(self) -> int:
         """Bytes that were written and that the network has not taken yet."""

@@ -18,7 +18,7 @@ from flowcat_server.core.audio import MULAW_8K
 from flowcat_server.core.carrier import Account, CarrierStream, Request, Sending, Started
 from flowcat_server.core.playout import Playout
 from flowcat_server.transports import carrier, websocket
-from flowcat_server.transports.pacer import TICK_MS, Pacer
+from flowcat_server.transports.pacer import STOP, TICK_MS, Pacer
 from flowcat_server.transports.websocket import read_start
 from tests.transports.far_end import FakeSocket, FarLine, now_ms
 from tests.virtual import on_virtual_time
@@ -477,11 +477,11 @@ class Member:
         self.told = False
         pacer.add(self)
 
-    def pump(self) -> bool:
+    def pump(self) -> int:
         self.at.append(now_ms())
         if self.fails:
             raise ZeroDivisionError
-        return len(self.at) < self.ticks
+        return 0 if len(self.at) < self.ticks else STOP
 
     def failed(self) -> None:
         self.told = True

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 
@@ -25,8 +24,8 @@ PCM_BYTES = 2
 """Of one sample."""
 BATCH = 25
 """Frames that are looked at together, and after the agent's last one are waited for."""
-SENT_BATCH = 8
-"""Messages of the agent's whose levels are taken together: few, for they are kept until then."""
+SENT_BATCH = 5
+"""Frames of the agent's whose levels are taken together: few, for they are kept until then."""
 MEMORY = 200
 """Steps that are kept."""
 LEAST_LOSS = 4.0
@@ -112,6 +111,7 @@ class Echo:
         "_played",
         "_said",
         "_sent",
+        "_sent_bytes",
         "_step_bytes",
     )
 
@@ -128,6 +128,7 @@ class Echo:
         self._pcm_bytes = self._step_bytes // audio.sample_bytes * PCM_BYTES
         self._sent: list[tuple[int, bytes]] = []
         """By first step, audio whose levels are not known yet."""
+        self._sent_bytes = 0
         self._came: list[tuple[int, int]] = []
         """By step, levels that have not been looked at."""
         self._played = _Levels()
@@ -135,16 +136,18 @@ class Echo:
         self._last = -1
         """The last step at which it can be returning."""
         self._heard = _Levels()
-        self._losses: deque[tuple[int, float]] = deque(maxlen=LATEST)
+        self._losses: list[tuple[int, float]] = []
         """By step, sent to heard."""
 
     def played(self, at_ms: int, payload: bytes) -> None:
         """The agent's audio will sound from `at_ms` on."""
-        sent = self._sent
-        sent.append((at_ms // STEP_MS, payload))
-        steps = -(-len(payload) // self._step_bytes)
-        self._last = max(self._last, at_ms // STEP_MS + steps + LATEST_STEPS - 2)
-        if len(sent) >= SENT_BATCH:
+        step, size, step_bytes = at_ms // STEP_MS, len(payload), self._step_bytes
+        self._sent.append((step, payload))
+        last = step - -size // step_bytes + LATEST_STEPS - 2
+        if last > self._last:
+            self._last = last
+        self._sent_bytes = size = self._sent_bytes + size
+        if size >= SENT_BATCH * step_bytes:
             self._meter()
 
     def heard(self, at_ms: int, pcm: bytes) -> None:
@@ -227,7 +230,7 @@ class Echo:
 
     def _meter(self) -> None:
         """Take the levels of what was sent."""
-        sent, self._sent = self._sent, []
+        sent, self._sent, self._sent_bytes = self._sent, [], 0
         if not sent:
             return
         pcm = decode(b"".join([payload for _, payload in sent]), self._encoding)
@@ -257,7 +260,9 @@ class Echo:
             if first <= step <= last and (peak := peaks[step - first]) >= 0
         ]
         self._heard.enter([(step, level) for step, level, _ in known])
-        self._losses.extend([(step, p / max(level, 1)) for step, level, p in known if p > LOUD])
+        losses = self._losses
+        losses += [(step, p / max(level, 1)) for step, level, p in known if p > LOUD]
+        del losses[:-LATEST]
 
     def _peaks(self, first: int, end: int) -> list[int]:
         """The loudest that can be returning at each step; -1: nothing can."""

@@ -14,7 +14,6 @@ beginning of the word that was being said, and `resume` lets it be sent again.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -91,11 +90,11 @@ class Playout:
         self._timeline = Timeline(audio, delay_ms=delay_ms, marks=marks)
         self._replies: dict[int, Reply] = {}
         self._open: dict[int, Reply] = {}
-        self._queue: deque[tuple[Reply, Piece, bytes]] = deque()
+        self._queue: list[tuple[Reply, Piece, bytes]] = []
         self._offset = 0
         """Bytes of the first queue entry that have been sent."""
         self._queued = 0
-        self._sent: deque[_Sent] = deque()
+        self._sent: list[_Sent] = []
         self._sent_bytes = 0
         self._most_sent_bytes = 0
         """With more than this, it is looked at what may be forgotten."""
@@ -258,7 +257,7 @@ class Playout:
             chunk = payload[offset:] if whole else payload[offset : offset + wanted]
             taken = len(chunk)
             if whole:
-                queue.popleft()
+                del queue[0]
                 self._offset = 0
             else:
                 self._offset = offset + taken
@@ -292,7 +291,7 @@ class Playout:
         """How far what was sent reaches beyond what has been played."""
         timeline = self._timeline
         lead_ms = timeline.end_ms - timeline.delay_ms - now_ms
-        return lead_ms if lead_ms > 0 else 0
+        return max(0, lead_ms)
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just pulled, or None."""
@@ -385,7 +384,7 @@ class Playout:
 
     def _queue_again(self, reply: Reply, piece: Piece, audio: bytes) -> None:
         if audio:
-            self._queue.appendleft((reply, piece, audio))
+            self._queue.insert(0, (reply, piece, audio))
             piece.sent_bytes -= len(audio)
             reply.queued_bytes += len(audio)
             self._queued += len(audio)
@@ -404,7 +403,7 @@ class Playout:
             gone = min(len(first.audio), self._sent_bytes - keep)
             self._sent_bytes -= gone
             if gone == len(first.audio):
-                self._sent.popleft()
+                del self._sent[0]
             else:
                 del first.audio[:gone]
                 first.start += gone

@@ -10,7 +10,6 @@ forgotten, so that a call may last for hours.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from flowcat_server.core.audio import AudioFormat
@@ -71,7 +70,7 @@ class Timeline:
         self.marks = marks
         self._bytes_per_s = audio.sample_rate * audio.sample_bytes
         self._sample_bytes = audio.sample_bytes
-        self._spans: deque[_Span] = deque()
+        self._spans: list[_Span] = []
         self.end_ms = 0
         """When the last sample sent so far will have sounded."""
         self._run_start_ms = 0
@@ -80,7 +79,7 @@ class Timeline:
         self._sent_bytes = 0
         self._sent_at_ms = 0
         """When something was sent last."""
-        self._marks: deque[tuple[str, int]] = deque()
+        self._marks: list[tuple[str, int]] = []
         """Marks under way: name and position."""
         self._mark_count = 0
         self._marked_bytes = 0
@@ -131,7 +130,7 @@ class Timeline:
             return
         position = 0
         while self._marks:
-            known, position = self._marks.popleft()
+            known, position = self._marks.pop(0)
             if known == name:
                 break
         predicted_ms = self._play_until(position)
@@ -170,7 +169,7 @@ class Timeline:
         if self._marks and not self._answers_marks and reply.first_sent_ms is not None:
             self._mark_wait_ms = NO_MARK_WAIT_MS
         if any(span.reply is reply for span in self._spans):
-            self._spans = deque(span for span in self._spans if span.reply is not reply)
+            self._spans = [span for span in self._spans if span.reply is not reply]
 
     def cut(self, last_ms: int) -> tuple[Piece, int] | None:
         """Nothing that was sent sounds after `last_ms`.
@@ -200,7 +199,7 @@ class Timeline:
         """The first `size` bytes of the first span have certainly been played."""
         span.piece.played_bytes = max(span.piece.played_bytes, span.offset + size)
         if size == span.size:
-            self._spans.popleft()
+            del self._spans[0]
         else:
             span.start_ms += size * 1000 // self._bytes_per_s
             span.offset += size
@@ -213,7 +212,7 @@ class Timeline:
             self._played(self._spans[0], size)
         played = self._spans[0].position if self._spans else self._sent_bytes
         while self._marks and self._marks[0][1] <= played:
-            self._marks.popleft()
+            del self._marks[0]
 
     def _play_until(self, position: int) -> int | None:
         """A mark came back: returns when it was expected, None if nothing new was played."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Generic, TypeVar
 
 from flowcat_server.core.interfaces import Audio
@@ -34,7 +33,7 @@ class Inbox(Generic[Item]):
     def __init__(self, *, chunk_ms: int, bytes_per_ms: float, limit_ms: int = 15_000) -> None:
         self._wake_bytes = int(chunk_ms * bytes_per_ms)
         self._limit_bytes = int(limit_ms * bytes_per_ms)
-        self._items: deque[Audio | Item] = deque()
+        self._items: list[Audio | Item] = []
         self._audio_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.closed = False
@@ -71,8 +70,7 @@ class Inbox(Generic[Item]):
                 await self._waiter
             finally:
                 self._waiter = None
-        items = list(self._items)
-        self._items.clear()
+        items, self._items = self._items, []
         self.taken_bytes += self._audio_bytes
         self._audio_bytes = 0
         return items

@@ -41,8 +41,8 @@ RING_MS = 15_000
 """Of an open turn, so much is kept for whoever replaces a transcriber that failed."""
 INBOX_MS = 30_000
 PORTION_MS = 100
-"""The caller's audio is handed on in pieces of this length, unless the provider wants it sooner, and
-at once before whatever else it is told."""
+"""The caller's audio is handed on in pieces of this length, unless the provider wants it sooner,
+and at once before whatever else it is told."""
 SPEECH_MS = 250
 """Sound of the caller that is owed an answer; what is shorter may be a cough."""
 LOST = 1_000_000
@@ -109,9 +109,9 @@ class TranscribeProcessor(Processor):
         self._onset_ms = 0
         self._listening = False
         self._limit: asyncio.Timeout | None = None
-        self._segments: set[int] = set()
+        self._segments: frozenset[int] = frozenset()
         """Segments of the open turn that this stream has told of."""
-        self._stale: set[int] = set()
+        self._stale: frozenset[int] = frozenset()
         """Those of a stream before it, which are told again."""
         self._base = 0
         """Added to this stream's segments: what was told before it stays."""
@@ -153,8 +153,7 @@ class TranscribeProcessor(Processor):
             self._turn_open = False
             self._pause = self._owed_ms = None
             self._ring_limit = self._audio.bytes_for(PREROLL_MS)
-            self._segments.clear()
-            self._stale.clear()
+            self._segments = self._stale = frozenset()
             self._base = 0
             self._signal(EndOfTurn())
             self._listening = not self._speech_only
@@ -221,7 +220,7 @@ class TranscribeProcessor(Processor):
             self._base = max(self._segments) + 1
         else:
             self._stale |= self._segments
-        self._segments.clear()
+        self._segments = frozenset()
         if self._turn_open:
             self._replay()
         if self._pause is not None:
@@ -272,11 +271,11 @@ class TranscribeProcessor(Processor):
     def _take(self, transcript: Transcript) -> None:
         if self._base:
             transcript = replace(transcript, segment=self._base + transcript.segment)
-        stale, self._stale = self._stale - {transcript.segment}, set()
+        stale, self._stale = self._stale - {transcript.segment}, frozenset()
         for segment in stale:
             self._on_transcript(Transcript("", segment, final=True))
         if self._turn_open and transcript.text:
-            self._segments.add(transcript.segment)
+            self._segments |= {transcript.segment}
         answered = transcript.pause is not None and transcript.pause == self._pause
         if answered:
             self._pause = self._owed_ms = None

@@ -203,10 +203,8 @@ class CarrierTransport(ABC):
         lead = source.lead_ms(now)
         if not lead:
             self._talking = self._left
-        if self._talking and lead >= self._hurry_ms:
-            after_ms = 0  # the pacer comes in time
-        else:
-            after_ms = self._pump(source, now, lead)
+        in_time = self._talking and lead >= self._hurry_ms
+        after_ms = 0 if in_time else self._pump(source, now, lead)
         if after_ms >= 0 and now + after_ms < self._due_ms:
             self._due_ms = now + after_ms
             self._pacer.add(self, after_ms)

@@ -2,8 +2,9 @@
 
 aiohttp hands messages over through a queue, a future and a task's step, which together cost as much
 as all else that is done for 20 ms of audio. `MediaSocket.divert` has its parser hand them over
-itself, and the connection give what arrives to the parser itself. That reaches into aiohttp; whether it is built as expected is tried once, when this module
-is loaded, and where it is not the queue does the same, a little slower.
+itself, and the connection give what arrives to the parser itself. That reaches into aiohttp;
+whether it is built as expected is tried once, when this module is loaded, and where it is not the
+queue does the same, a little slower.
 
 What leaves is framed here (RFC 6455 section 5.2: a server's frames are not masked) and given to the
 connection at once. Nothing waits for a slow peer: `unsent` tells how much it has not taken yet.
@@ -116,9 +117,9 @@ class MediaSocket(web.WebSocketResponse):
         if tap is None or not tap.empty:
             return False
         tap.take = take
-        wire = self._wire
-        assert wire is not None  # noqa: S101 - there is a tap, so the socket is prepared
-        wire.set_protocol(_Direct(wire.get_protocol(), self._parser.feed_data))
+        wire, parser = self._wire, self._parser
+        assert wire is not None and parser is not None  # noqa: S101, PT018 - as there is a tap
+        wire.set_protocol(_Direct(wire.get_protocol(), parser.feed_data))
         return True
 
     def post(self, message: str | bytes) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol
 TICK_MS = 20
 STEP_S = TICK_MS / 1000
 EARLY = 0.05
-"""A tick that comes so much of one before its time is taken for it: clocks are read in milliseconds."""
+"""A tick that comes this share of one early is on time: clocks are read in milliseconds."""
 STOP = -1
 
 

@@ -26,6 +26,8 @@ TURN = 1_000_000
 class Repeat(Processor):
     """Passes the caller's audio on, and says it too."""
 
+    __slots__ = ("_piece",)
+
     sounds = (AudioIn,)
 
     def __init__(self, playout: Playout) -> None:

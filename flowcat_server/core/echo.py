@@ -16,12 +16,10 @@ from array import array
 from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 
-from flowcat_server.core.audio import AudioFormat, decode, rms
+from flowcat_server.core.audio import PCM_BYTES, AudioFormat, decode, level
 
 STEP_MS = 20
 """Resolution."""
-PCM_BYTES = 2
-"""Of one sample."""
 BATCH = 25
 """Frames that are looked at together, and after the agent's last one are waited for."""
 SENT_BATCH = 5
@@ -67,14 +65,14 @@ class _Levels:
         if ring is None:
             ring = self._ring = array("i", [-1]) * MEMORY
         end = self.end
-        for step, level in levels:
+        for step, loudness in levels:
             if step >= end:
                 for skipped in range(max(end, step - MEMORY + 1), step):
                     ring[skipped % MEMORY] = -1
-                ring[step % MEMORY] = level
+                ring[step % MEMORY] = loudness
                 end = step + 1
-            elif step >= end - MEMORY and level > ring[step % MEMORY]:
-                ring[step % MEMORY] = level
+            elif step >= end - MEMORY and loudness > ring[step % MEMORY]:
+                ring[step % MEMORY] = loudness
         self.end = end
 
     def between(self, first: int, end: int) -> list[int]:
@@ -155,7 +153,7 @@ class Echo:
         step = at_ms // STEP_MS
         if step <= self._last:
             came = self._came
-            came.append((step, rms(pcm)))
+            came.append((step, level(pcm, PCM_BYTES)))
             if len(came) >= BATCH:
                 self._look()
         elif self._heard.end and step > self._last + BATCH:
@@ -182,10 +180,10 @@ class Echo:
         loud = explained = 0
         end = to_ms // STEP_MS + 1
         heard = self._heard.between(first, end)
-        for level, peak in zip(heard, self._peaks(first, end), strict=True):
-            if level > FLOOR:
+        for loudness, peak in zip(heard, self._peaks(first, end), strict=True):
+            if loudness > FLOOR:
                 loud += 1
-                explained += level * loss <= peak
+                explained += loudness * loss <= peak
         return explained >= EXPLAINED * loud
 
     def repeats(self, text: str) -> bool:
@@ -239,7 +237,7 @@ class Echo:
         for first, payload in sent:
             end = start + len(payload) * scale
             for step, at in enumerate(range(start, end, size), first):
-                levels.append((step, rms(pcm[at : min(at + size, end)])))
+                levels.append((step, level(pcm[at : min(at + size, end)], PCM_BYTES)))
             start = end
         self._played.enter(levels)
 
@@ -255,13 +253,13 @@ class Echo:
         first = max(min(steps), last - MEMORY)
         peaks = self._peaks(first, last + 1)
         known = [
-            (step, level, peak)
-            for step, level in came
+            (step, loudness, peak)
+            for step, loudness in came
             if first <= step <= last and (peak := peaks[step - first]) >= 0
         ]
-        self._heard.enter([(step, level) for step, level, _ in known])
+        self._heard.enter([(step, loudness) for step, loudness, _ in known])
         losses = self._losses
-        losses += [(step, p / max(level, 1)) for step, level, p in known if p > LOUD]
+        losses += [(step, p / max(heard, 1)) for step, heard, p in known if p > LOUD]
         del losses[:-LATEST]
 
     def _peaks(self, first: int, end: int) -> list[int]:

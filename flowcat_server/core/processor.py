@@ -23,7 +23,7 @@ Emit = Callable[[Frame], None]
 class Processor:
     """Takes frames, emits frames; the default passes every frame on."""
 
-    __slots__ = ("__dict__", "emit", "emit_in", "emit_out")
+    __slots__ = ("emit", "emit_in", "emit_out")
 
     sounds: ClassVar[tuple[type[AudioIn | AudioOut], ...]] = (AudioIn, AudioOut)
     """The sound that this stage has to see."""

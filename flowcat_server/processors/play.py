@@ -60,6 +60,17 @@ class _Timeline:
 class PlayProcessor(Processor):
     """Keeps the ledger in step with the chain and turns its changes into events."""
 
+    __slots__ = (
+        "_agent",
+        "_call",
+        "_on_settled",
+        "_playout",
+        "_speaking",
+        "_timelines",
+        "_timer",
+        "_transport",
+    )
+
     sounds = (AudioOut,)
 
     def __init__(
@@ -86,8 +97,7 @@ class PlayProcessor(Processor):
                 if self._speaking is None:
                     self._speak()
                 self._transport.wake()
-            self.emit_out(frame)
-            return
+            return  # it goes no further: it is in the ledger
         match frame:
             case AgentText(turn, text, at_ms):
                 if self._playout.add_piece(turn, text) is not None:

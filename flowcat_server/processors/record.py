@@ -27,6 +27,12 @@ class Recorder(Protocol):
 class RecordProcessor(Processor):
     """Writes what the caller said; audio is passed on untouched."""
 
+    __slots__ = (
+        "_audio",
+        "_per_ms",
+        "_recorder",
+    )
+
     sounds = (AudioIn,)
 
     def __init__(self, recorder: Recorder, audio: AudioFormat) -> None:

@@ -64,6 +64,36 @@ class TranscribeProcessor(Processor):
     given the turn's audio again, or with nothing, when `on_lost` has been told why.
     """
 
+    __slots__ = (
+        "_audio",
+        "_base",
+        "_call",
+        "_format",
+        "_fresh",
+        "_fresh_bytes",
+        "_heard_ms",
+        "_inbox",
+        "_limit",
+        "_listening",
+        "_on_lost",
+        "_on_transcript",
+        "_onset_ms",
+        "_owed_ms",
+        "_pause",
+        "_portion",
+        "_ring",
+        "_ring_bytes",
+        "_ring_limit",
+        "_segments",
+        "_speech_only",
+        "_stale",
+        "_task",
+        "_transcoder",
+        "_transcribers",
+        "_turn_open",
+        "_usage",
+    )
+
     sounds = (AudioIn,)
 
     def __init__(

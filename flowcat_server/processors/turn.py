@@ -31,6 +31,18 @@ class TurnProcessor(Processor):
     Transcripts come back from further down the chain through `transcript`.
     """
 
+    __slots__ = (
+        "_call",
+        "_chunk_ms",
+        "_detector",
+        "_echo",
+        "_judge",
+        "_timer",
+        "_timer_due",
+        "_transcoder",
+        "_vad",
+    )
+
     sounds = (AudioIn,)
 
     def __init__(

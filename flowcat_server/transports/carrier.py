@@ -251,7 +251,11 @@ class CarrierTransport(ABC):
         if spoke and self._sending.marks:
             self._unmarked_ms = now
         if not queued and self._unmarked_ms is not None:
-            after_ms = self._mark(source, self._unmarked_ms, now)
+            due = min(self._marked_ms + MARK_EVERY_MS, self._unmarked_ms + MARK_AFTER_MS)
+            after_ms = due - now
+            if after_ms <= 0:
+                after_ms = STOP
+                self._mark(source, now)
         if self._silence:
             if not spoke and lead < TICK_MS:
                 self._send(self._stream.audio(self._silence), speech=True)
@@ -287,20 +291,13 @@ class CarrierTransport(ABC):
             return 0
         return queued
 
-    def _mark(self, source: PlayoutSource, sent_ms: int, now: int) -> int:
-        """Ask to be told when all that was sent has been played, if it is time to.
-
-        Returns when it will be, as `Paced.pump` does.
-        """
-        due = min(self._marked_ms + MARK_EVERY_MS, sent_ms + MARK_AFTER_MS)
-        if now < due:
-            return due - now
+    def _mark(self, source: PlayoutSource, now: int) -> None:
+        """Ask to be told when all that was sent has been played."""
         self._unmarked_ms = None
         self._marked_ms = now
         mark = source.take_mark()
         if mark is not None and (message := self._stream.mark(mark)) is not None:
             self._send(message, speech=True)
-        return STOP
 
     def failed(self) -> None:
         """Sending raised: a fault of ours, which ends this call only."""
@@ -429,7 +426,10 @@ class CarrierTransport(ABC):
 
     def _send(self, message: Message, *, speech: bool) -> None:
         if not self._outbox and not (self._full and self._unsent() > MAX_UNSENT_BYTES):
-            self._post_or_lose(message)
+            try:
+                self._full = self._post(message) > MAX_UNSENT_BYTES
+            except ConnectionError:
+                self._lost(ended.CARRIER_CLOSED)
             return
         if len(self._outbox) >= MAX_UNSENT:
             self._lost(ended.CARRIER_CLOSED)
@@ -440,12 +440,9 @@ class CarrierTransport(ABC):
     def _send_waiting(self) -> None:
         """What the socket had no room for, as far as it has now."""
         outbox = self._outbox
-        while outbox and self._unsent() <= MAX_UNSENT_BYTES:
-            self._post_or_lose(outbox.pop(0)[0])
-
-    def _post_or_lose(self, message: Message) -> None:
         try:
-            self._full = self._post(message) > MAX_UNSENT_BYTES
+            while outbox and self._unsent() <= MAX_UNSENT_BYTES:
+                self._post(outbox.pop(0)[0])
         except ConnectionError:
             self._lost(ended.CARRIER_CLOSED)
 

@@ -12,6 +12,7 @@ asks. All this is done in few steps: it is done for every frame of every call.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable
 from difflib import SequenceMatcher
 
@@ -53,7 +54,7 @@ class _Levels:
     __slots__ = ("_first", "_levels")
 
     def __init__(self) -> None:
-        self._levels: list[int] = []
+        self._levels = array("i")
         self._first = 0
         """The step of the first of them."""
 
@@ -67,12 +68,12 @@ class _Levels:
         known = self._levels
         gap = first - self._first - len(known)
         if not known or gap > MEMORY:
-            known[:] = levels
+            self._levels = array("i", levels)
             self._first = first
         elif gap >= 0:
             if gap:
-                known += [-1] * gap
-            known += levels
+                known.extend([-1] * gap)
+            known.extend(levels)
         else:
             for at, loudness in enumerate(levels, first - self._first):
                 if at >= len(known):
@@ -88,7 +89,7 @@ class _Levels:
         known, size = self._levels, end - first
         start = first - self._first
         oldest = max(start, 0, len(known) - MEMORY)
-        found = known[oldest : max(0, start + size)]
+        found = known[oldest : max(0, start + size)].tolist()
         if oldest > start:
             found = [-1] * min(oldest - start, size) + found
         return found + [-1] * (size - len(found)) if len(found) < size else found
@@ -99,7 +100,7 @@ class _Levels:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._levels.clear()
+        self._levels = array("i")
 
 
 class Echo:

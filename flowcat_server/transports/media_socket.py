@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict, CIMultiDictProxy
 
 try:
     from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
@@ -145,6 +147,7 @@ class MediaSocket(web.WebSocketResponse):
         self._reader = self._tap = _tap(request.protocol, self._loop)
         self._parser = _parser(self._tap)
         request.protocol._payload_parser = self._parser
+        _forget(request)
 
 
 def frame(message: str | bytes) -> bytes:
@@ -159,6 +162,18 @@ def frame(message: str | bytes) -> bytes:
     if size < 1 << 16:
         return bytes((first, 126, size >> 8, size & 255)) + body
     return bytes((first, 127)) + size.to_bytes(8, "big") + body
+
+
+def _forget(request: Any) -> None:
+    """Drop what the handshake said, and who parsed it: a call may last for hours.
+
+    Of an aiohttp that keeps them under other names they stay; nothing else depends on it.
+    """
+    nothing = CIMultiDictProxy[str](CIMultiDict())
+    with suppress(AttributeError, TypeError, ValueError):
+        request._message = request._message._replace(headers=nothing, raw_headers=())
+        request._headers = nothing
+        request.protocol._parser = None
 
 
 def _tap(protocol: Any, loop: Any) -> _Tap:

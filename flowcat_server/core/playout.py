@@ -32,8 +32,8 @@ ASKED_MS = 1000
 """When so little of a question is left, it has been understood."""
 KEPT_MS = REWIND_MS + 500
 """Of the audio that has been heard, so much is kept: speech that was held may go on within it."""
-FORGET_MS = 400
-"""It is looked at so often what need not be kept any more."""
+RUN_MS = 400
+"""It is kept, and forgotten, in runs of about this length."""
 
 
 Tap = Callable[[int, bytes], None]
@@ -58,6 +58,7 @@ class Playout:
         "_amid",
         "_held",
         "_most_sent_bytes",
+        "_most_run_bytes",
         "_ms_per_char",
         "_offset",
         "_open",
@@ -95,6 +96,7 @@ class Playout:
         """Bytes of the first queue entry that have been sent."""
         self._queued = 0
         self._sent: list[_Sent] = []
+        self._most_run_bytes = audio.bytes_for(RUN_MS)
         self._sent_bytes = 0
         self._most_sent_bytes = 0
         """With more than this, it is looked at what may be forgotten."""
@@ -247,6 +249,7 @@ class Playout:
         if not self._queued or size <= 0 or self._held:
             return b""
         timeline, queue, sent = self._timeline, self._queue, self._sent
+        most_run_bytes = self._most_run_bytes
         start_ms: int | None = None
         audio = b""
         wanted = size
@@ -268,7 +271,8 @@ class Playout:
             if start_ms is None:
                 start_ms = sounds_ms
             last = sent[-1] if sent else None
-            if last is not None and last.piece is piece and last.start + len(last.audio) == begins:
+            run = len(last.audio) if last is not None and last.piece is piece else 0
+            if last is not None and 0 < run < most_run_bytes and last.start + run == begins:
                 last.audio += chunk
             else:
                 sent.append(_Sent(reply, piece, begins, bytearray(chunk)))
@@ -398,16 +402,9 @@ class Playout:
         """Drop audio that was heard so long ago that nothing goes on there."""
         unheard_ms = max(0, self._timeline.end_ms - now_ms)
         keep = self.audio.bytes_for(unheard_ms + KEPT_MS)
-        while self._sent_bytes > keep:
-            first = self._sent[0]
-            gone = min(len(first.audio), self._sent_bytes - keep)
-            self._sent_bytes -= gone
-            if gone == len(first.audio):
-                del self._sent[0]
-            else:
-                del first.audio[:gone]
-                first.start += gone
-        self._most_sent_bytes = keep + self.audio.bytes_for(FORGET_MS)
+        while self._sent and self._sent_bytes - len(self._sent[0].audio) >= keep:
+            self._sent_bytes -= len(self._sent.pop(0).audio)
+        self._most_sent_bytes = max(keep, self._sent_bytes) + self._most_run_bytes
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""

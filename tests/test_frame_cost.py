@@ -110,7 +110,7 @@ def test_a_frame_of_the_caller_to_a_speech_to_speech_model():
 
     cost = virtual.run(listen())
     print(f"{cost:.1f} calls a frame")
-    assert cost <= 19
+    assert cost <= 17
 
 
 def test_a_frame_of_the_agent():

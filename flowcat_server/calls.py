@@ -17,13 +17,15 @@ from typing import Any
 
 import structlog
 
+from flowcat_server.agents import Agents
+from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
 from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
-from flowcat_server.errors import CallRefused, TransportError
+from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.metrics import Metrics
-from flowcat_server.pipeline import CallLine, Parts
+from flowcat_server.pipeline import CallLine
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.recording import Recording
@@ -81,6 +83,8 @@ class Incoming:
     external_id: str = ""
     """The carrier's own id of the call."""
     variables: Mapping[str, Any] = field(default_factory=dict)
+    agent: str = ""
+    """Name of the agent that answers; empty: the default one."""
 
 
 class Calls:
@@ -88,14 +92,14 @@ class Calls:
 
     def __init__(
         self,
-        parts: Parts,
+        agents: Agents,
         store: Store,
         recorder: Recorder | None,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self.parts = parts
+        self.agents = agents
         self.draining = False
         self.live: dict[str, Session] = {}
         self._store = store
@@ -107,11 +111,21 @@ class Calls:
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
         """Why every call ends now; empty while they may go on."""
-        limit_ms = parts.config.observability.budget.first_audio_p95
+        limit_ms = self.config.observability.budget.first_audio_p95
         self._budget = LatencyBudget(limit_ms) if limit_ms else None
         self._budget_log_at = 0.0
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where calls are counted."""
+        return self._metrics
+
+    @property
+    def config(self) -> Config:
+        """What holds for all agents: limits, records, observability."""
+        return self.agents.default.config
 
     # --- admission -------------------------------------------------------------------------
 
@@ -125,7 +139,7 @@ class Calls:
         reason = ""
         if self.draining:
             reason = "draining"
-        elif len(self._reserved) >= self.parts.config.limits.max_calls:
+        elif len(self._reserved) >= self.config.limits.max_calls:
             reason = "full"
         if reason:
             self._metrics.call_refused(reason)
@@ -214,7 +228,10 @@ class Calls:
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
     ) -> None:
-        config = self.parts.config
+        config = self.config
+        parts = self.agents.get(incoming.agent)
+        if parts is None:
+            raise ConfigError(f"there is no agent {incoming.agent!r}")
         accepted_at = time.time_ns() // 1_000_000
         name = self._store.new_recording(call_id, accepted_at) if self._recorder else ""
         recording: Recording | None = None
@@ -230,7 +247,7 @@ class Calls:
                     mono=config.records.audio == "mono",
                     now_ms=session.now_ms,
                 )
-            line = CallLine(session, self.parts, transport, recording, incoming.variables)
+            line = CallLine(session, parts, transport, recording, incoming.variables)
             for task_name, coroutine in work:
                 session.own(session.spawn(task_name, coroutine()))
             return line
@@ -243,7 +260,7 @@ class Calls:
             call_id,
             transport,
             build,
-            agent_name=self.parts.profile.name,
+            agent_name=parts.profile.name,
             channel=incoming.channel,
             from_number=incoming.from_number,
             to_number=incoming.to_number,
@@ -254,7 +271,7 @@ class Calls:
         )
         row = CallRow(
             call_id,
-            self.parts.profile.name,
+            parts.profile.name,
             incoming.channel,
             accepted_at,
             incoming.from_number,
@@ -270,10 +287,11 @@ class Calls:
             writer = await self._store.call_accepted(row)
             del row
             try:
-                meter = self._metrics.call(incoming.channel, session)
+                meter = self._metrics.call(incoming.channel, session, parts.profile.name)
                 try:
-                    for heard in (writer.on_event, meter.on_event, self._on_event, *subscribers):
-                        session.subscribe(heard)
+                    hearers = (writer.on_event, meter.on_event, self._on_event, *subscribers)
+                    for subscriber in hearers:
+                        session.subscribe(subscriber)
                     await session.run()
                 finally:
                     meter.close()

@@ -29,8 +29,13 @@ log = structlog.get_logger()
 METRICS: Final[dict[str, str]] = {
     "flowcat_build_info": "Always 1; the version is a label.",
     "flowcat_calls_total": "Calls that ended, by channel and reason.",
+    "flowcat_agent_calls_total": "Calls that ended, by agent and reason.",
     "flowcat_calls_active": "Calls that are live.",
     "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
+    "flowcat_route_webhook_duration_seconds": (
+        "How long routes.webhook took to say who answers a call, by outcome: answered, rejected, "
+        "timeout or failed."
+    ),
     "flowcat_call_duration_seconds": "Length of ended calls.",
     "flowcat_turns_total": "Finished turns: answered, interrupted or unanswered.",
     "flowcat_turn_latency_seconds": (
@@ -74,6 +79,7 @@ LATENCY_BUCKETS: Final = (
 """Seconds; finest where a pause begins to feel like one."""
 DURATION_BUCKETS: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
 TOOL_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+ROUTE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0)
 LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 LATENCY_PARTS: Final = (
@@ -85,7 +91,8 @@ LATENCY_PARTS: Final = (
     "tts_first_audio",
     "send",
 )
-REFUSED: Final = ("full", "draining")
+REFUSED: Final = ("full", "draining", "rejected")
+ROUTED: Final = ("answered", "rejected", "timeout", "failed")
 OUTCOMES: Final = ("answered", "interrupted", "unanswered")
 
 BREAKER_STATES: Final = ("closed", "half_open", "open")
@@ -116,9 +123,9 @@ class BreakerCounts(Protocol):
 class CallMetrics:
     """Counts one call; `on_event` takes the call's event stream. Made by `Metrics.call`."""
 
-    def __init__(self, metrics: Metrics, channel: str, frames: object) -> None:
+    def __init__(self, metrics: Metrics, channel: str, frames: object, agent: str) -> None:
         self._metrics = metrics
-        self._channel = channel
+        self._channel, self._agent = channel, agent
         self._handlers: dict[str, Callable[[Any], None]] = {
             "TurnCompleted": metrics._turn,
             "AgentHeard": metrics._heard,
@@ -143,7 +150,7 @@ class CallMetrics:
 
     def _ended(self, event: Any) -> None:
         if self._live:
-            self._metrics._ended(self._channel, event.reason, event.at_ms)
+            self._metrics._ended(self._channel, self._agent, event.reason, event.at_ms)
             self.close()
 
 
@@ -169,7 +176,7 @@ class Metrics:
         self._live: set[CallMetrics] = set()
         self._gone = {"in": 0, "out": 0}
         self._media_dropped: dict[str, Callable[[], int]] = {}
-        self._breakers: dict[tuple[str, str], BreakerCounts] = {}
+        self._breakers: dict[tuple[str, str], list[BreakerCounts]] = {}
         self._now_ms: Callable[[], int] = lambda: 0
         self._records_dropped = 0
         self._tools: set[str] = set()
@@ -186,8 +193,17 @@ class Metrics:
         self._calls = Counter(
             *_named("flowcat_calls_total"), ["channel", "reason"], registry=registry
         )
+        self._agent_calls = Counter(
+            *_named("flowcat_agent_calls_total"), ["agent", "reason"], registry=registry
+        )
         self._refused = Counter(
             *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
+        )
+        self._routed = Histogram(
+            *_named("flowcat_route_webhook_duration_seconds"),
+            ["outcome"],
+            buckets=ROUTE_BUCKETS,
+            registry=registry,
         )
         self._duration = Histogram(
             *_named("flowcat_call_duration_seconds"), buckets=DURATION_BUCKETS, registry=registry
@@ -224,6 +240,8 @@ class Metrics:
         )
         for reason in REFUSED:
             self._refused.labels(reason)
+        for outcome in ROUTED:
+            self._routed.labels(outcome)
         for outcome in OUTCOMES:
             self._turns.labels(outcome)
         for part in LATENCY_PARTS:
@@ -231,9 +249,9 @@ class Metrics:
 
     # --- what is counted ----------------------------------------------------------------------
 
-    def call(self, channel: str, frames: object = None) -> CallMetrics:
+    def call(self, channel: str, frames: object = None, agent: str = "") -> CallMetrics:
         """A call began. `frames` has the attributes of `FrameCounts`, as far as it counts."""
-        call = CallMetrics(self, channel, frames)
+        call = CallMetrics(self, channel, frames, agent)
         self._live.add(call)
         return call
 
@@ -243,8 +261,12 @@ class Metrics:
         return len(self._live)
 
     def call_refused(self, reason: str) -> None:
-        """A call was not taken: ``full``, ``draining``, ..."""
+        """A call was not taken: ``full``, ``draining``, ``rejected``, ..."""
         self._refused.labels(reason).inc()
+
+    def route_asked(self, outcome: str, seconds: float) -> None:
+        """The inbound webhook was asked about a call; `outcome` is one of `ROUTED`."""
+        self._routed.labels(outcome).observe(seconds)
 
     def over_budget(self, stage: str) -> None:
         """Response latency is over budget, mostly because of `stage`."""
@@ -265,8 +287,14 @@ class Metrics:
     def watch_breaker(
         self, kind: str, provider: str, breaker: BreakerCounts, now_ms: Callable[[], int]
     ) -> None:
-        """Report a provider's breaker; `now_ms` is the clock it goes by."""
-        self._breakers[kind, provider] = breaker
+        """Report a provider's breaker; `now_ms` is the clock it goes by.
+
+        Agents that use a provider in different ways have a breaker each: they are counted
+        together, and the worst state is shown.
+        """
+        known = self._breakers.setdefault((kind, provider), [])
+        if breaker not in known:
+            known.append(breaker)
         self._now_ms = now_ms
 
     def loop_lag(self, seconds: float) -> None:
@@ -313,8 +341,9 @@ class Metrics:
             if amount:
                 self._usage.labels(used.kind, used.provider, unit).inc(amount)
 
-    def _ended(self, channel: str, reason: str, duration_ms: int) -> None:
+    def _ended(self, channel: str, agent: str, reason: str, duration_ms: int) -> None:
         self._calls.labels(channel, reason).inc()
+        self._agent_calls.labels(agent, reason).inc()
         self._duration.observe(duration_ms / 1000)
 
     def _leave(self, call: CallMetrics) -> None:
@@ -348,12 +377,12 @@ class Metrics:
             *_named("flowcat_provider_guesses_total"), labels=[*labels, "outcome"]
         )
         now_ms = self._now_ms()
-        for names, breaker in self._breakers.items():
-            state.add_metric(names, BREAKER_STATES.index(breaker.state(now_ms)))
-            opened.add_metric(names, breaker.opened)
-            lost.add_metric(names, breaker.hedges_lost)
-            guesses.add_metric((*names, "used"), breaker.guesses_used)
-            guesses.add_metric((*names, "dropped"), breaker.guesses_dropped)
+        for names, breakers in self._breakers.items():
+            state.add_metric(names, max(BREAKER_STATES.index(b.state(now_ms)) for b in breakers))
+            opened.add_metric(names, sum(b.opened for b in breakers))
+            lost.add_metric(names, sum(b.hedges_lost for b in breakers))
+            guesses.add_metric((*names, "used"), sum(b.guesses_used for b in breakers))
+            guesses.add_metric((*names, "dropped"), sum(b.guesses_dropped for b in breakers))
         yield state
         yield opened
         yield lost

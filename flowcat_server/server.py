@@ -29,8 +29,9 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
-from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
+from flowcat_server.routes.connections import app_runner, watch_connections
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
@@ -41,7 +42,7 @@ from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
-from flowcat_server.startup import Built, Progress, build, prepare_later
+from flowcat_server.startup import Built, Progress, build, prepare_all_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 
@@ -81,7 +82,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class Server:
-    """One process: one agent, its providers, its doors and its live calls."""
+    """One process: its agents, their providers, its doors and its live calls."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -110,17 +111,16 @@ class Server:
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack)
-            calls = Calls(built.parts, store, recorder, metrics, tasks, webhook)
-            if built.parts.tts:
-                prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
-                stack.callback(prepare.cancel)
+            calls = Calls(built.agents, store, recorder, metrics, tasks, webhook)
+            prepare = tasks.create_task(prepare_all_later(built.agents), name="prepare-speech")
+            stack.callback(prepare.cancel)
             token, made = self._token()
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
             pacer = Pacer()
             carrier_calls = CarrierCalls(calls, StreamTokens(secrets.token_bytes(32)), http)
             app = self._app(calls, carrier_calls, pacer, store, metrics, http, offers, token, built)
-            address = await self._open(app, stack)
+            address = await self._open(app, tasks, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
             watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
@@ -223,11 +223,16 @@ class Server:
             app.add_routes(door.routes())
         return app
 
-    async def _open(self, app: web.Application, stack: AsyncExitStack) -> Address:
+    async def _open(
+        self, app: web.Application, tasks: asyncio.TaskGroup, stack: AsyncExitStack
+    ) -> Address:
         host, port = parse_bind(self._loaded.config.server.bind)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5)
+        runner = app_runner(app, shutdown_timeout=5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None  # noqa: S101 - it was just set up
+        watch = tasks.create_task(watch_connections(runner.server), name="watch-connections")
+        stack.callback(watch.cancel)
         site = web.TCPSite(runner, host or None, port, backlog=1024)
         try:
             await site.start()
@@ -302,10 +307,10 @@ def _hide_secrets(config: Config) -> None:
 
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:
-    parts = built.parts
-    for kind in ("stt", "llm", "tts", "realtime"):
-        for candidate in getattr(parts, kind):
-            metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
+    for parts in built.agents:
+        for kind in ("stt", "llm", "tts", "realtime"):
+            for candidate in getattr(parts, kind):
+                metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
 
 
 def _webrtc_settings(config: Config) -> WebRtcSettings:
@@ -334,7 +339,7 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
     return {
         "agent": {
             "name": config.agent.name,
-            "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],
+            "suggestions": suggestions(loaded.knowledge),
         },
         "topology": {"mode": config.topology.mode, **names},
         "demo": names.get("llm", "").startswith("intents"),

@@ -142,7 +142,7 @@ export class Call extends EventTarget {
   async #post(sdp) {
     let response;
     try {
-      response = await fetch(address("webrtc/offer"), {
+      response = await fetch(address(`webrtc/offer${location.search}`), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ sdp, client: "page" }),

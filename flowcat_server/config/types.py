@@ -103,7 +103,7 @@ PortRange = Annotated[
 def _as_list(value: object) -> object:
     if value is None or value == "":
         return []
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 Texts = Annotated[

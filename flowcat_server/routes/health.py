@@ -48,7 +48,7 @@ class HealthDoor:
         """200 while new calls are taken; models are warm before the port is open."""
         del request
         calls = self._calls
-        full = calls.count >= calls.parts.config.limits.max_calls
+        full = calls.count >= calls.config.limits.max_calls
         state = "draining" if calls.draining else "full" if full else "ready"
         return web.json_response({"status": state}, status=200 if state == "ready" else 503)
 

@@ -19,7 +19,8 @@ from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.lines import lines
 from flowcat_server.transports.pacer import Pacer
 from tests.callscript import loaded
-from tests.fakes.doors import ECHO, Doors, doors
+from tests.fakes.audiosocket import listening
+from tests.fakes.doors import ECHO, doors
 
 UUID = bytes.fromhex("00112233445566778899aabbccddeeff")
 CALL = "00112233-4455-6677-8899-aabbccddeeff"
@@ -61,20 +62,6 @@ class Switch:
                 while data := await self.reader.read(4096):
                     found += self._frames.cut(data)
         return found
-
-
-@asynccontextmanager
-async def listening(house: Doors, yaml: str = ECHO) -> AsyncIterator[tuple[str, int]]:
-    config = loaded(yaml).config
-    http = Http()
-    line = next(each for each in lines(config) if each.carrier.name == "audiosocket")
-    calls = CarrierCalls(house.calls, house.tokens, http)
-    listener = AudioSocketListener(line, calls, Pacer())
-    try:
-        yield await listener.open("127.0.0.1:0")
-    finally:
-        await listener.close()
-        await http.close()
 
 
 @asynccontextmanager

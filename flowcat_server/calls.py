@@ -23,6 +23,7 @@ from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
 from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
+from flowcat_server.core.overload import Overload
 from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.metrics import Metrics
 from flowcat_server.pipeline import CallLine
@@ -98,6 +99,7 @@ class Calls:
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         on_ended: Callable[[], None] = lambda: None,
+        overload: Overload | None = None,
     ) -> None:
         self.agents = agents
         self.draining = False
@@ -107,6 +109,7 @@ class Calls:
         self._metrics = metrics
         self._tasks = tasks
         self._on_ended = on_ended
+        self._overload = overload or Overload(0)
         self._reserved: set[Reservation] = set()
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
@@ -134,13 +137,19 @@ class Calls:
         """Places in use, live and reserved."""
         return len(self._reserved)
 
-    def reserve(self) -> Reservation:
-        """Take a place. Raises `CallRefused` when the server is full or draining."""
-        reason = ""
+    @property
+    def closed_for(self) -> str:
+        """Why no new call is taken now: ``draining``, ``full``, ``overloaded``; empty: it is."""
         if self.draining:
-            reason = "draining"
-        elif len(self._reserved) >= self.config.limits.max_calls:
-            reason = "full"
+            return "draining"
+        if self.count >= self.config.limits.max_calls:
+            return "full"
+        # Without a call there is none to protect, and nothing to gain by waiting for one to end.
+        return "overloaded" if self._overload.overloaded and self.count else ""
+
+    def reserve(self) -> Reservation:
+        """Take a place. Raises `CallRefused` when none is given away, see `closed_for`."""
+        reason = self.closed_for
         if reason:
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)

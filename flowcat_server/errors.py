@@ -10,7 +10,7 @@ FlowcatError
 |   |-- ProviderUnavailable  no connection, reset, or a server fault
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
-|-- CallRefused            a call is not taken (full, draining, rejected)
+|-- CallRefused            a call is not taken (full, draining, overloaded, rejected)
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
 |-- RecordsError           the records database or a recording cannot be used
@@ -124,7 +124,7 @@ class ProviderProtocol(ProviderError):
 
 
 class CallRefused(FlowcatError):
-    """A call is not taken. `reason` is ``full``, ``draining`` or ``rejected``."""
+    """A call is not taken. `reason` is ``full``, ``draining``, ``overloaded`` or ``rejected``."""
 
     def __init__(self, reason: str, *, say: str = "", detail: str = "") -> None:
         self.reason, self.detail = reason, detail

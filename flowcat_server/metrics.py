@@ -7,12 +7,9 @@ told apart by their class names, because this module lies below the one that def
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -23,8 +20,6 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-
-log = structlog.get_logger()
 
 METRICS: Final[dict[str, str]] = {
     "flowcat_build_info": "Always 1; the version is a label.",
@@ -70,6 +65,15 @@ METRICS: Final[dict[str, str]] = {
     "flowcat_media_dropped_frames_total": "Pieces of audio that were dropped, by where.",
     "flowcat_records_dropped_total": "Events and rows that could not be recorded.",
     "flowcat_loop_lag_seconds": "How late the event loop ran a timer, sampled every 20 ms.",
+    "flowcat_loop_stalls_total": (
+        "Timers that were late by observability.stall or more, by what the time went into: "
+        "computing, collecting (garbage), waiting (for a file, a lock, another thread), starved "
+        "(no core was free)."
+    ),
+    "flowcat_loop_stall_longest_seconds": "The longest of these stalls since the start.",
+    "flowcat_gc_collections_total": "Garbage collections, by generation.",
+    "flowcat_gc_seconds_total": "What they took, in which nothing else ran, by generation.",
+    "flowcat_gc_longest_seconds": "The longest collection since the start, by generation.",
 }
 """Every metric and what it says."""
 
@@ -91,7 +95,8 @@ LATENCY_PARTS: Final = (
     "tts_first_audio",
     "send",
 )
-REFUSED: Final = ("full", "draining", "rejected")
+REFUSED: Final = ("full", "draining", "overloaded", "rejected")
+STALLS: Final = ("computing", "collecting", "waiting", "starved")
 ROUTED: Final = ("answered", "rejected", "timeout", "failed")
 OUTCOMES: Final = ("answered", "interrupted", "unanswered")
 
@@ -106,6 +111,14 @@ class FrameCounts(Protocol):
 
     frames_in: int
     frames_out: int
+
+
+class CollectionCounts(Protocol):
+    """What garbage collection took, each a list by generation; plain attributes."""
+
+    count: list[int]
+    seconds: list[float]
+    longest: list[float]
 
 
 class BreakerCounts(Protocol):
@@ -146,6 +159,7 @@ class CallMetrics:
         """The call is over, also without an end in its events. Idempotent."""
         if self._live:
             self._live = False
+            self._handlers = {}  # one of them is this object's own: freed at once, not as a cycle
             self._metrics._leave(self)
 
     def _ended(self, event: Any) -> None:
@@ -179,6 +193,8 @@ class Metrics:
         self._breakers: dict[tuple[str, str], list[BreakerCounts]] = {}
         self._now_ms: Callable[[], int] = lambda: 0
         self._records_dropped = 0
+        self._longest_stall = 0.0
+        self._collections: CollectionCounts | None = None
         self._tools: set[str] = set()
         self._build(version)
         reasons = sorted(reasons)
@@ -238,8 +254,11 @@ class Metrics:
         self._lag = Histogram(
             *_named("flowcat_loop_lag_seconds"), buckets=LAG_BUCKETS, registry=registry
         )
+        self._stalls = Counter(*_named("flowcat_loop_stalls_total"), ["cause"], registry=registry)
         for reason in REFUSED:
             self._refused.labels(reason)
+        for cause in STALLS:
+            self._stalls.labels(cause)
         for outcome in ROUTED:
             self._routed.labels(outcome)
         for outcome in OUTCOMES:
@@ -300,6 +319,15 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """One sample of how late the event loop was."""
         self._lag.observe(seconds)
+
+    def loop_stalled(self, cause: str, seconds: float) -> None:
+        """The loop was so late that it counts as a stall; `cause` is one of `STALLS`."""
+        self._stalls.labels(cause).inc()
+        self._longest_stall = max(self._longest_stall, seconds)
+
+    def watch_collections(self, collections: CollectionCounts) -> None:
+        """Report garbage collection."""
+        self._collections = collections
 
     def render(self) -> tuple[bytes, str]:
         """Body and content type of ``GET /metrics`` (Prometheus text format 0.0.4)."""
@@ -364,7 +392,27 @@ class Metrics:
         yield CounterMetricFamily(
             *_named("flowcat_records_dropped_total"), value=self._records_dropped
         )
+        yield GaugeMetricFamily(
+            *_named("flowcat_loop_stall_longest_seconds"), value=self._longest_stall
+        )
+        yield from self._collect_collections()
         yield from self._collect_breakers()
+
+    def _collect_collections(self) -> Iterable[Metric]:
+        labels = ["generation"]
+        count = CounterMetricFamily(*_named("flowcat_gc_collections_total"), labels=labels)
+        seconds = CounterMetricFamily(*_named("flowcat_gc_seconds_total"), labels=labels)
+        longest = GaugeMetricFamily(*_named("flowcat_gc_longest_seconds"), labels=labels)
+        told = self._collections
+        for generation in range(len(told.count) if told is not None else 0):
+            assert told is not None  # noqa: S101 - the range is empty otherwise
+            name = [str(generation)]
+            count.add_metric(name, told.count[generation])
+            seconds.add_metric(name, told.seconds[generation])
+            longest.add_metric(name, told.longest[generation])
+        yield count
+        yield seconds
+        yield longest
 
     def _collect_breakers(self) -> Iterable[Metric]:
         labels = ["kind", "provider"]
@@ -412,27 +460,3 @@ def _counters(name: str, label: str, values: Mapping[str, int]) -> Metric:
     for value, count in values.items():
         family.add_metric([value], count)
     return family
-
-
-LAG_INTERVAL_S = 0.02
-STALL_MS = 100
-_STALL_LOG_S = 1.0
-
-
-async def watch_loop(metrics: Metrics, *, stall_ms: int = STALL_MS) -> None:
-    """Measure how late the event loop runs its timers, until cancelled.
-
-    Run it as one task of the process. A lag of `stall_ms` or more is logged as ``loop_stalled``,
-    at most once a second.
-    """
-    quiet_until = 0.0
-    while True:
-        # The loop's own clock may stand still for a whole iteration: ask the system's.
-        due = time.monotonic() + LAG_INTERVAL_S
-        await asyncio.sleep(LAG_INTERVAL_S)
-        now = time.monotonic()
-        lag = max(0.0, now - due)
-        metrics.loop_lag(lag)
-        if lag * 1000 >= stall_ms and now >= quiet_until:
-            quiet_until = now + _STALL_LOG_S
-            log.warning("loop_stalled", ms=round(lag * 1000))

@@ -21,13 +21,16 @@ from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Config
 from flowcat_server.config.types import parse_bind
 from flowcat_server.core import ended
+from flowcat_server.core.overload import Overload
 from flowcat_server.errors import ConfigError, FlowcatError
-from flowcat_server.metrics import Metrics, watch_loop
+from flowcat_server.loop_watch import LoopWatch
+from flowcat_server.metrics import Metrics
 from flowcat_server.processors.lineup import now_ms
 from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
+from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
@@ -49,10 +52,12 @@ from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
-GC_THRESHOLDS = (5_000, 20, 100)
-"""After the models are loaded their objects are frozen; what calls allocate is collected in
-small steps, so that no collection is long enough to be heard, and often enough that ended calls,
-whose few objects hold large buffers, do not pile up."""
+BACKLOG = 1024
+GC_THRESHOLDS = (2_000, 10, 50)
+"""After the models are loaded their objects are frozen. A step looks at two thousand new objects,
+which is about a millisecond, each tenth step at those of the ten; a full collection looks at all
+live calls, and comes when a million objects have stayed, so that what libraries leave in circles
+cannot fill the memory."""
 
 
 def run(loaded: Loaded) -> int:
@@ -111,7 +116,8 @@ class Server:
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack)
-            calls = Calls(built.agents, store, recorder, metrics, tasks, webhook)
+            overload = Overload(self._loaded.config.limits.max_lag)
+            calls = Calls(built.agents, store, recorder, metrics, tasks, webhook, overload)
             prepare = tasks.create_task(prepare_all_later(built.agents), name="prepare-speech")
             stack.callback(prepare.cancel)
             token, made = self._token()
@@ -123,8 +129,9 @@ class Server:
             address = await self._open(app, tasks, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
-            watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
-            stack.callback(watch.cancel)
+            watch = LoopWatch(metrics, overload, stall_ms=self._loaded.config.observability.stall)
+            watch.start()
+            stack.callback(watch.close)
             start_screen(
                 sys.stderr,
                 self._loaded,
@@ -233,9 +240,10 @@ class Server:
         assert runner.server is not None  # noqa: S101 - it was just set up
         watch = tasks.create_task(watch_connections(runner.server), name="watch-connections")
         stack.callback(watch.cancel)
-        site = web.TCPSite(runner, host or None, port, backlog=1024)
+        site = web.TCPSite(runner, host or None, port, backlog=BACKLOG)
         try:
             await site.start()
+            await widen(runner, BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"server.bind: cannot listen on {host}:{port}: {error.strerror or error}"

@@ -247,6 +247,11 @@ class Limits(Block):
         description="What the next caller gets: busy, or what a block says.",
     )
     max_call: Duration = Field(default=1_800_000, description="Longest call.")
+    max_lag: Duration = Field(
+        default=100,
+        description="While a tenth of the event loop's last fifty ticks (20 ms apart) is later "
+        "than this, new calls are refused and live ones go on; 0: never.",
+    )
     media_timeout: Duration = Field(
         default=30_000, description="A call from which no audio arrives for this long is over."
     )
@@ -309,6 +314,11 @@ class Observability(Block):
 
     metrics: bool = Field(default=True, description="Serve Prometheus metrics at GET /metrics.")
     log: Log = Field(default_factory=Log, description="Logging.")
+    stall: Duration = Field(
+        default=20,
+        description="An event loop that is late by this is counted and logged, with what held it; "
+        "0: only measured.",
+    )
     budget: Budget = Field(default_factory=Budget, description="Latency goals.")
 
 

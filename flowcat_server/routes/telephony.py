@@ -187,6 +187,7 @@ class TelephonyDoor:
             return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
         transport = WebSocketTransport(socket, stream, started, self._pacer)
         await self._calls.run(line, transport, started, expected)
+        socket.undivert()
         return socket
 
     @contextmanager

@@ -35,6 +35,7 @@ LINGER_S = 10.0
 KEYS = frozenset("0123456789*#ABCD")
 REFUSALS = {
     "full": "All lines are busy. Please try again in a moment.",
+    "overloaded": "The server is very busy. Please try again in a moment.",
     "draining": "The server is being restarted. Please try again in a moment.",
 }
 

@@ -124,6 +124,11 @@ class MediaSocket(web.WebSocketResponse):
         wire.set_protocol(_Direct(wire.get_protocol(), parser.feed_data))
         return True
 
+    def undivert(self) -> None:
+        """The call is over: let go of who took its messages; what still comes is nobody's."""
+        if self._tap is not None:
+            self._tap.take = _nobody
+
     def post(self, message: str | bytes) -> int:
         """Send a text message or a binary one; returns what is then `unsent`.
 
@@ -148,6 +153,10 @@ class MediaSocket(web.WebSocketResponse):
         self._parser = _parser(self._tap)
         request.protocol._payload_parser = self._parser
         _forget(request)
+
+
+def _nobody(data: bytes, binary: bool) -> None:
+    del data, binary
 
 
 def frame(message: str | bytes) -> bytes:

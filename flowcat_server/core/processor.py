@@ -41,6 +41,14 @@ class Processor:
     def close(self) -> None:
         """The call is over: drop references and stop what was started. Called once."""
 
+    def forget(self) -> None:
+        """Let go of everything, slots included. The last call of all."""
+        for kind in type(self).__mro__:
+            for name in getattr(kind, "__slots__", ()):
+                if hasattr(self, name) and not name.startswith("__"):
+                    delattr(self, name)
+        getattr(self, "__dict__", {}).clear()
+
 
 def _drop(frame: Frame) -> None:
     del frame

@@ -4,8 +4,8 @@
 
 Everything else is the real server: door, session, the cascade with all its stages, ledger,
 pacing, marks. A frame passes recording (if it is on), turn-taking with voice detection and the
-level meter of echo detection, and the inbox of the transcriber; what is said back passes
-transcription, reply, idle and dead-air watch, speech, and play.
+level meter of echo detection, and the inbox of the transcriber; what is said back goes to play
+past the stages that only pass sound on, as any sound does (`core.processor`).
 """
 
 from __future__ import annotations

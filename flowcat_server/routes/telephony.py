@@ -170,12 +170,13 @@ class TelephonyDoor:
         vouched = self._gate.admit_handshake(request, wire, line)
         socket = MediaSocket(line.carrier.subprotocols)
         stream = line.carrier.open(line.account, wire)
+        token = request.match_info.get("token") or dict(wire.query).get("token")
+        del wire  # a call may last for hours
         with self._waits("" if vouched else self._gate.address(request)):
             await socket.prepare(request)
             started = await read_start(socket, stream, START_TIMEOUT_MS)
         if not isinstance(started, Started) or not _is_readable(started):
             return await _turn_away(socket, stream, line, started)
-        token = request.match_info.get("token") or dict(wire.query).get("token")
         token = token or started.parameters.get("token", "")
         try:
             expected = await self._calls.claim(line, started, token, run_id, vouched=vouched)

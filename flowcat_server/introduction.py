@@ -198,7 +198,7 @@ class IntroductionLine:
         """The call is over: take the line apart, as `CallLine.close` does."""
         self.playout.untap()
         for stage in self.processors:
-            vars(stage).clear()
+            stage.forget()
         unlink(self.processors)
         vars(self).clear()
 

@@ -244,7 +244,7 @@ class CallLine:
         """
         self.playout.untap()
         for stage in self.processors:
-            vars(stage).clear()
+            stage.forget()
         unlink(self.processors)
         self.control.close()
         vars(self).clear()

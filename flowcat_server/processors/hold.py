@@ -102,7 +102,9 @@ class HoldProcessor(Processor):
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioOut and frame.payload:
             self._hold.make_way()
-        self.emit(frame)
+            self.emit_out(frame)
+        else:
+            self.emit(frame)
 
 
 class DeafProcessor(Processor):
@@ -116,6 +118,6 @@ class DeafProcessor(Processor):
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
-            self.emit(AudioIn(self._silence * len(frame.payload), frame.at_ms))
+            self.emit_in(AudioIn(self._silence * len(frame.payload), frame.at_ms))
         elif type(frame) is not Digit and type(frame) is not TextIn:
             self.emit(frame)

@@ -20,7 +20,7 @@ class ToneProcessor(Processor):
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
             keys = self._listener.feed(frame.payload)
-            self.emit(frame)
+            self.emit_in(frame)
             for key in keys:
                 self.emit(Digit(key, frame.at_ms))
         elif type(frame) is not Digit:

@@ -270,8 +270,10 @@ class CarrierCalls:
             before_hang_up=before_close,
             control=control,
         )
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(lambda _: None if over.done() else over.set_result(None))
         try:
-            await asyncio.wait([task])
+            await over
         finally:
             self._live.pop(key, None)
 

@@ -248,6 +248,7 @@ class CallLine:
         unlink(self.processors)
         self.control.close()
         vars(self).clear()
+        self.machine = None  # the call's end has yet to be told
 
     def transfer_failed(self, target: TransferTarget) -> None:
         """Nobody could be reached: say so, and go on or end."""

@@ -195,16 +195,14 @@ class RealtimeProcessor(Processor):
     def greet(self, opening: str = "") -> None:
         """The call begins: the agent speaks first; `opening` in place of its greeting."""
         self._actions.enter_node()
-        self._begin(0)
-        self._owe(0, opening or self._agent.render(self._agent.node.greeting))
+        self._owe(self._begin(0), opening or self._agent.render(self._agent.node.greeting))
 
     def greet_late(self) -> None:
         """The agent speaks first, but not at once: the session has begun already."""
         self._actions.enter_node()
-        self._begin(0)
         text = self._agent.render(self._agent.node.greeting)
         self._line.signal(Speak(text))
-        self._owe(0, text)
+        self._owe(self._begin(0), text)
 
     def ask(self, text: str) -> None:
         """Have the agent say something that nobody asked for."""

@@ -24,6 +24,7 @@ from flowcat_server.carriers._values import (
     fault,
     first,
     key,
+    number,
     obj,
     parameters,
     short,
@@ -217,8 +218,8 @@ class JsonStream:
             input_format=heard,
             output_format=spoken,
             sending=self._settings.sending(spoken or MULAW_8K),
-            from_number=short(first(start, ("from",)) or message.get("from")),
-            to_number=short(first(start, ("to",)) or message.get("to")),
+            from_number=number(first(start, ("from",)) or message.get("from")),
+            to_number=number(first(start, ("to",)) or message.get("to")),
         )
 
     def _format(self, announced: Mapping[str, Any]) -> AudioFormat | None:

@@ -23,7 +23,7 @@ from flowcat_server.core.carrier import (
 )
 from flowcat_server.errors import AuthError, CallRefused
 from flowcat_server.providers.http import Http
-from flowcat_server.routes import rest
+from flowcat_server.routes import refusals, rest
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
@@ -111,7 +111,7 @@ class TelephonyDoor:
         if call is None and carrier.is_report(wire):
             return self._reported(line, wire)
         if call is None:
-            raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
+            raise web.HTTPBadRequest(text=refusals.NO_CALL)
         try:
             token = await self._calls.expect(carrier, call, run_id)
         except CallRefused as error:

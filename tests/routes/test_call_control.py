@@ -610,14 +610,14 @@ async def test_a_caller_who_hangs_up_while_a_colleague_is_called_leaves_nobody_r
 class Ear:
     """All that a far end is sent."""
 
-    def __init__(self, leg: Leg, peer: Peer) -> None:
-        self.leg, self.peer = leg, peer
+    def __init__(self, leg: Leg) -> None:
+        self.leg = leg
         self.sound = b""
         self.texts: list[dict[str, Any]] = []
 
     async def listen(self) -> None:
         async for message in self.leg.socket:
-            self.sound += self.peer.heard(message.data)
+            self.sound += self.leg.stream.hear(message.data).audio
             if isinstance(message.data, str):
                 self.texts.append(json.loads(message.data))
                 if self.texts[-1].get("event") == "mark":
@@ -634,7 +634,7 @@ async def test_keys_go_out_as_each_carrier_takes_them(tmp_path: Path):
                 session = await live(house)
                 pressed = asyncio.create_task(said(session, "[keys: 4 2 #]"))
                 await asyncio.sleep(0)
-                ear = Ear(leg, peer)
+                ear = Ear(leg)
                 listens = asyncio.create_task(ear.listen())
                 session.send_keys("42#")
                 await pressed

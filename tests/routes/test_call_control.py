@@ -617,12 +617,13 @@ class Ear:
 
     async def listen(self) -> None:
         async for message in self.leg.socket:
+            fields = json.loads(message.data) if isinstance(message.data, str) else {}
+            self.texts.append(fields)
+            if fields.get("event") in ("dtmf", "sendDTMF"):
+                continue
             self.sound += self.leg.stream.hear(message.data).audio
-            if isinstance(message.data, str):
-                self.texts.append(json.loads(message.data))
-                if self.texts[-1].get("event") == "mark":
-                    mark = {"event": "mark", "mark": self.texts[-1]["mark"]}
-                    await self.leg.send(json.dumps(mark))
+            if fields.get("event") == "mark":
+                await self.leg.send(json.dumps({"event": "mark", "mark": fields["mark"]}))
 
 
 async def test_keys_go_out_as_each_carrier_takes_them(tmp_path: Path):
@@ -650,7 +651,9 @@ async def test_keys_go_out_as_each_carrier_takes_them(tmp_path: Path):
             elif peer.name == "plivo":
                 assert {"event": "sendDTMF", "dtmf": "42#"} in ear.texts
             elif peer.name == "signalwire":
-                digits = [text["dtmf"]["digit"] for text in ear.texts if text["event"] == "dtmf"]
+                digits = [
+                    text["dtmf"]["digit"] for text in ear.texts if text.get("event") == "dtmf"
+                ]
                 assert digits == ["4", "2", "#"]
             else:
                 listener = KeyListener(MULAW_8K)

@@ -35,10 +35,13 @@ from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.connections import app_runner, watch_connections
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.lines import lines
+from flowcat_server.routes.next import NextDoor
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -124,8 +127,12 @@ class Server:
             offers = Offers(_webrtc_settings(self._loaded.config))
             stack.push_async_callback(offers.close)
             pacer = Pacer()
-            carrier_calls = CarrierCalls(calls, StreamTokens(secrets.token_bytes(32)), http)
-            app = self._app(calls, carrier_calls, pacer, store, metrics, http, offers, token, built)
+            outbound = OutboundCalls(self._loaded.config, calls, http, tasks)
+            tokens = StreamTokens(secrets.token_bytes(32))
+            carrier_calls = CarrierCalls(calls, tokens, http, outbound=outbound)
+            app = self._app(
+                calls, carrier_calls, outbound, pacer, store, metrics, http, offers, token, built
+            )
             address = await self._open(app, tasks, stack)
             await self._open_audiosocket(carrier_calls, pacer, stack)
             _settle_memory()
@@ -200,6 +207,7 @@ class Server:
         self,
         calls: Calls,
         carrier_calls: CarrierCalls,
+        outbound: OutboundCalls,
         pacer: Pacer,
         store: Store,
         metrics: Metrics,
@@ -210,9 +218,11 @@ class Server:
     ) -> web.Application:
         config = self._loaded.config
         trusted = parse_networks(config.server.trusted_proxies)
+        carrier_gate = Gate(config.server.public_url, trusted)
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
+            DiallingDoor(calls, outbound),
             HealthDoor(
                 calls,
                 metrics,
@@ -220,9 +230,8 @@ class Server:
                 writable=lambda: store.writable,
             ),
             WebRtcDoor(calls, offers),
-            TelephonyDoor(
-                config, carrier_calls, Gate(config.server.public_url, trusted), pacer, http
-            ),
+            TelephonyDoor(config, carrier_calls, carrier_gate, pacer, http),
+            NextDoor(config, carrier_calls, carrier_gate),
         )
         gate = guard(token, public_url=config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[gate], client_max_size=CLIENT_MAX_BYTES)

@@ -270,6 +270,7 @@ async def test_what_the_next_door_refuses(tmp_path: Path):
             session = await live(house)
             session.pass_on(session.targets()["desk"])
             await leg.closed()
+        await house.free()
         _, url = await over_address(house, peer, api, call)
         busy = {"CallSid": call, "DialCallStatus": "busy"}
         assert (await asked_next(house, peer, url, busy, sign=False)).status == 403

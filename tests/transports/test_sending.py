@@ -66,7 +66,7 @@ class Plain(PcmStream):
     def clear(self) -> str:
         return '{"event":"clear"}'
 
-    def end(self, reason: str) -> Sequence[Message]:
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
         return [f'{{"event":"end","reason":"{reason}"}}']
 
 

@@ -1,8 +1,8 @@
 """Admission and the calls that are live.
 
 A place is reserved before anything is spent on a call (at the carrier's webhook, at a browser's
-offer) and given back when the call is over or never came. The count is exact: it changes only
-here, on the loop's thread.
+offer) and given back when the call is over or never came. The count is exact: whoever counts
+(`Places`: this process alone, or all workers of a server together) takes a place in one step.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -43,10 +43,62 @@ RECORDING_RATE = 16_000
 """Hertz, at most; phone calls are recorded at their own rate."""
 
 
+class Places(Protocol):
+    """Counts places. One that is taken has a number, which never means another one."""
+
+    @property
+    def used(self) -> int:
+        """Places in use."""
+
+    @property
+    def live(self) -> Collection[str]:
+        """Ids of the calls that other processes run on these places."""
+
+    def take(self) -> int | None:
+        """Take a place; None where all are in use."""
+
+    def begun(self, place: int, call_id: str) -> None:
+        """The place is used by this call."""
+
+    def give_back(self, place: int) -> None:
+        """Free a place, unless it has become another process's."""
+
+
+class OwnPlaces:
+    """The places of a process that shares them with no other."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._last = 0
+        self._used: set[int] = set()
+        self.live: Collection[str] = ()
+
+    @property
+    def used(self) -> int:
+        """Places in use."""
+        return len(self._used)
+
+    def take(self) -> int | None:
+        """Take a place; None where all are in use."""
+        if len(self._used) >= self._limit:
+            return None
+        self._last += 1
+        self._used.add(self._last)
+        return self._last
+
+    def begun(self, place: int, call_id: str) -> None:
+        """Nobody else asks."""
+
+    def give_back(self, place: int) -> None:
+        """Free a place."""
+        self._used.discard(place)
+
+
 class Reservation:
     """A place for one call."""
 
-    def __init__(self, give_back: Callable[[Reservation], None]) -> None:
+    def __init__(self, place: int, give_back: Callable[[Reservation], None]) -> None:
+        self.place = place
         self._give_back = give_back
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
             RESERVATION_S, self.release
@@ -57,18 +109,23 @@ class Reservation:
     def take(self) -> None:
         """Use the place for a call, if it has not been given back meanwhile."""
         self.taken = self.held
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
+
+    def part(self) -> None:
+        """The place is somebody else's from now on."""
+        self.held = False
+        self._cancel_timer()
 
     def release(self) -> None:
         """Give the place back. Idempotent."""
         if self.held:
-            self.held = False
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self.part()
             self._give_back(self)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +151,7 @@ class Calls:
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         on_ended: Callable[[], None] = lambda: None,
+        places: Places | None = None,
     ) -> None:
         self.parts = parts
         self.draining = False
@@ -103,6 +161,7 @@ class Calls:
         self._metrics = metrics
         self._tasks = tasks
         self._on_ended = on_ended
+        self._places = places or OwnPlaces(parts.config.limits.max_calls)
         self._reserved: set[Reservation] = set()
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
@@ -118,25 +177,40 @@ class Calls:
     @property
     def count(self) -> int:
         """Places in use, live and reserved."""
-        return len(self._reserved)
+        return self._places.used
+
+    @property
+    def live_ids(self) -> Set[str]:
+        """Ids of the calls that are live, whichever process runs them."""
+        return {*self.live, *self._places.live}
 
     def reserve(self) -> Reservation:
         """Take a place. Raises `CallRefused` when the server is full or draining."""
-        reason = ""
-        if self.draining:
-            reason = "draining"
-        elif len(self._reserved) >= self.parts.config.limits.max_calls:
-            reason = "full"
-        if reason:
+        place = None if self.draining else self._places.take()
+        if place is None:
+            reason = "draining" if self.draining else "full"
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
-        reservation = Reservation(self._give_back)
+        return self.adopt(place)
+
+    def adopt(self, place: int) -> Reservation:
+        """Look after a place that was taken elsewhere."""
+        reservation = Reservation(place, self._give_back)
         self._reserved.add(reservation)
         self._quiet.clear()
         return reservation
 
+    def part_with(self, reservation: Reservation) -> None:
+        """Leave a place, which stays taken, to whoever runs the call."""
+        reservation.part()
+        self._forget(reservation)
+
     def _give_back(self, reservation: Reservation) -> None:
+        self._places.give_back(reservation.place)
+        self._forget(reservation)
+
+    def _forget(self, reservation: Reservation) -> None:
         self._reserved.discard(reservation)
         if not self._reserved:
             self._quiet.set()
@@ -166,6 +240,7 @@ class Calls:
         """
         call_id = new_id()
         reservation.take()
+        self._places.begun(reservation.place, call_id)
         task = self._tasks.create_task(
             self._run(call_id, reservation, transport, incoming, subscribers, work, before_hang_up),
             name=f"call-{call_id}",

@@ -109,7 +109,7 @@ class AudioSocketListener:
             log.warning("media_refused", carrier=carrier.name, reason=reason)
             return
         try:
-            expected = self._calls.claim(self._line, started, "", "", vouched=True)
+            expected = await self._calls.claim(self._line, started, "", "", vouched=True)
         except CallRefused as error:
             log.info("media_refused", carrier=carrier.name, reason=error.reason)
             _hang_up(connection, stream, error.reason)

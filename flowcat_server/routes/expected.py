@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -43,6 +43,34 @@ class Expected:
     account_id: str = ""
 
 
+class Waiting(Protocol):
+    """Calls that have a place, and whose media socket has not come."""
+
+    async def put(self, key: Key, expected: Expected) -> None:
+        """Keep one, for as long as its reservation lasts."""
+
+    async def pop(self, key: Key) -> Expected | None:
+        """Whom this socket was expected from; only the first that asks gets it."""
+
+
+class OwnWaiting:
+    """The waiting calls of a process that shares them with no other."""
+
+    def __init__(self) -> None:
+        self._expected: dict[Key, Expected] = {}
+
+    async def put(self, key: Key, expected: Expected) -> None:
+        """Keep one, and forget those whose place was given back."""
+        gone = [each for each, entry in self._expected.items() if not entry.reservation.held]
+        for each in gone:
+            del self._expected[each]
+        self._expected[key] = expected
+
+    async def pop(self, key: Key) -> Expected | None:
+        """Whom this socket was expected from."""
+        return self._expected.pop(key, None)
+
+
 class CarrierCalls:
     """Who is expected, and who is there."""
 
@@ -52,6 +80,9 @@ class CarrierCalls:
         tokens: StreamTokens,
         http: Http,
         clock: Callable[[], float] = time.time,
+        *,
+        waiting: Waiting | None = None,
+        tell_others: Callable[[str, CallStatus], None] = lambda carrier, told: None,
     ) -> None:
         """Expect nobody yet.
 
@@ -60,33 +91,36 @@ class CarrierCalls:
             tokens: Mints and checks the media sockets' tokens.
             http: For requests to the carriers.
             clock: Seconds since 1970, for requests that are signed.
+            waiting: Keeps expected calls for several processes; absent: for this one.
+            tell_others: Given what a carrier said of a call that is not here.
         """
         self._calls = calls
         self._tokens = tokens
         self._http = http
         self._clock = clock
-        self._expected: dict[Key, Expected] = {}
+        self._expected = waiting or OwnWaiting()
+        self._tell_others = tell_others
         self._live: dict[Key, str] = {}
         """Our ids of the carriers' calls."""
 
-    def expect(self, carrier: Carrier, call: Ringing, run_id: str) -> str:
+    async def expect(self, carrier: Carrier, call: Ringing, run_id: str) -> str:
         """Keep a place for a call that a verified webhook announced; returns its socket's token.
 
         Raises:
             CallRefused: There is no place.
         """
-        self._forget_unheld()
         key = carrier.name, call.call_id
-        previous = self._expected.pop(key, None)
+        previous = await self._expected.pop(key)
         if previous is not None:
             previous.reservation.release()  # asked again about the same call: it keeps its place
-        self._expected[key] = self._place(
+        expected = self._place(
             carrier, call.call_id, call.from_number, call.to_number, run_id, call.account_id
         )
+        await self._expected.put(key, expected)
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
 
-    def claim(
+    async def claim(
         self, line: Line, started: Started, token: str, run_id: str, *, vouched: bool
     ) -> Expected:
         """The place of the call that a media socket named.
@@ -101,15 +135,16 @@ class CarrierCalls:
         Raises:
             AuthError: The socket does not prove that the call is its own.
             CallRefused: Nobody kept a place for it, and there is none.
+            SharedStateError: Whether its token was used before cannot be found out.
         """
         carrier = line.carrier
         suffices = vouched and (carrier.handshake_suffices or not line.account.guarded)
         if token or not suffices:
-            self._tokens.consume(token, carrier.name, started.call_id)
-        expected = self._expected.pop((carrier.name, started.call_id), None)
+            await self._tokens.consume(token, carrier.name, started.call_id)
+        expected = await self._expected.pop((carrier.name, started.call_id))
         if expected is not None and expected.reservation.held:
             return expected
-        # A socket that no webhook announced, or one whose webhook another worker answered.
+        # No webhook announced it, or its place was given back.
         return self._place(carrier, started.call_id, started.from_number, started.to_number, run_id)
 
     def _place(
@@ -155,17 +190,23 @@ class CarrierCalls:
         finally:
             self._live.pop(key, None)
 
-    def follow(self, carrier: Carrier, told: CallStatus) -> None:
+    async def follow(self, carrier: Carrier, told: CallStatus) -> None:
         """The carrier's own account of a call: it may be over whatever its socket says."""
         log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
         if told.status not in OVER:
             return
-        expected = self._expected.pop((carrier.name, told.call_id), None)
+        expected = await self._expected.pop((carrier.name, told.call_id))
         if expected is not None:
             expected.reservation.release()
-        session = self._calls.live.get(self._live.get((carrier.name, told.call_id), ""))
-        if session is not None:
+        elif not self.hear(carrier.name, told):
+            self._tell_others(carrier.name, told)
+
+    def hear(self, carrier: str, told: CallStatus) -> bool:
+        """The same of a call that is live here; False: it is not."""
+        session = self._calls.live.get(self._live.get((carrier, told.call_id), ""))
+        if session is not None and told.status in OVER:
             session.end(ended.CALLER_HUNG_UP)
+        return session is not None
 
     def _last_request(
         self, line: Line, session: Session, started: Started, expected: Expected
@@ -186,11 +227,6 @@ class CarrierCalls:
                 reason=why if carrier.moves_calls else "the carrier cannot",
             )
         return request
-
-    def _forget_unheld(self) -> None:
-        gone = [key for key, entry in self._expected.items() if not entry.reservation.held]
-        for key in gone:
-            del self._expected[key]
 
 
 def _variables(caller: str, called: str, run_id: str) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from aiohttp import WSCloseCode, web
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Request, Started
-from flowcat_server.errors import AuthError, CallRefused
+from flowcat_server.errors import AuthError, CallRefused, SharedStateError
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.expected import CarrierCalls
@@ -96,14 +96,14 @@ class TelephonyDoor:
             raise web.HTTPNotFound(text=f"{carrier.title} opens its media socket unasked")
         run_id = _run_id(request)
         wire = await self._gate.read(request)
-        self._gate.admit_webhook(request, wire, line)
+        await self._gate.admit_webhook(request, wire, line)
         call = carrier.read_call(wire)
         if call is None and carrier.is_report(wire):
-            return self._reported(line, wire)
+            return await self._reported(line, wire)
         if call is None:
             raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
         try:
-            token = self._calls.expect(carrier, call, run_id)
+            token = await self._calls.expect(carrier, call, run_id)
         except CallRefused:
             return await self._respond(carrier.busy(account, call))
         url = self._stream_url(request, carrier, run_id)
@@ -133,13 +133,13 @@ class TelephonyDoor:
         """Follow a call by the carrier's own account of it."""
         line = self._line(request)
         wire = await self._gate.read(request)
-        self._gate.admit_webhook(request, wire, line)
-        return self._reported(line, wire)
+        await self._gate.admit_webhook(request, wire, line)
+        return await self._reported(line, wire)
 
-    def _reported(self, line: Line, wire: Request) -> web.Response:
+    async def _reported(self, line: Line, wire: Request) -> web.Response:
         told = line.carrier.read_status(wire)
         if told is not None:
-            self._calls.follow(line.carrier, told)
+            await self._calls.follow(line.carrier, told)
         return web.Response(status=204)
 
     # --- the media socket -------------------------------------------------------------------
@@ -149,7 +149,7 @@ class TelephonyDoor:
         line = self._line(request)
         run_id = _run_id(request)
         wire = self._gate.handshake(request)
-        vouched = self._gate.admit_handshake(request, wire, line)
+        vouched = await self._gate.admit_handshake(request, wire, line)
         socket = MediaSocket(line.carrier.subprotocols)
         stream = line.carrier.open(line.account, wire)
         with self._waits("" if vouched else self._gate.address(request)):
@@ -160,10 +160,13 @@ class TelephonyDoor:
         token = request.match_info.get("token") or dict(wire.query).get("token")
         token = token or started.parameters.get("token", "")
         try:
-            expected = self._calls.claim(line, started, token, run_id, vouched=vouched)
+            expected = await self._calls.claim(line, started, token, run_id, vouched=vouched)
         except AuthError as error:
             log.warning("media_refused", carrier=line.carrier.name, reason=str(error))
             return await _close(socket, stream, WSCloseCode.POLICY_VIOLATION, "refused")
+        except SharedStateError as error:
+            log.error("media_refused", carrier=line.carrier.name, reason=str(error))  # noqa: TRY400 - no fault of ours
+            return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, "unavailable")
         except CallRefused as error:
             return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
         transport = WebSocketTransport(socket, stream, started, self._pacer)

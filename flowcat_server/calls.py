@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -399,11 +399,16 @@ class Calls:
             await transport.hang_up(reason)
         return transport is not None
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no new call; wait for those that have a place, then end what is left."""
+    async def drain(self, timeout_s: float, nobody_waits: Awaitable[None] | None = None) -> None:
+        """Take no new call; wait for those that have a place, then end what is left.
+
+        `nobody_waits` returns when no call may still come that another process gave a place.
+        """
         self.draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                if nobody_waits is not None:
+                    await nobody_waits
                 await self._quiet.wait()
         await self.end_all(ended.SERVER_DRAINED)
 

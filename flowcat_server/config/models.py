@@ -6,7 +6,7 @@ everything else is optional and additive. Durations are integers of milliseconds
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -104,6 +104,11 @@ class Server(FlowcatBlock):
     drain_timeout: Duration = Field(
         default=600_000,
         description="On SIGTERM: how long live calls may go on before they are ended.",
+    )
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        default=1,
+        description="Processes that share the port and `limits.max_calls`; auto: one for each "
+        "core.",
     )
 
 
@@ -215,7 +220,7 @@ class Knowledge(Block):
 
 
 class Limits(Block):
-    """What one process takes on."""
+    """What one server takes on, all of its workers together."""
 
     max_calls: int = Field(default=50, ge=1, le=100_000, description="Calls at the same time.")
     when_full: Literal["busy"] = Field(
@@ -301,7 +306,7 @@ class Config(FlowcatBlock):
     knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
-    limits: Limits = Field(default_factory=Limits, description="What one process takes on.")
+    limits: Limits = Field(default_factory=Limits, description="What one server takes on.")
     records: Records = Field(default_factory=Records, description="What is kept of a call.")
     observability: Observability = Field(
         default_factory=Observability, description="What operators see."

@@ -66,6 +66,8 @@ def run(loaded: Loaded) -> int:
     logs.configure(logging.level, logging.format)
 
     def work(seat: Seat | None = None) -> int:
+        if seat is not None:
+            logs.name_process(worker=seat.number)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(Server(loaded, seat).serve())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 from aiohttp import web
 
@@ -10,8 +11,8 @@ TIMEOUT_S = 10.0
 """A body that has not arrived by then is not coming."""
 
 
-READ = "body"
-"""Where a request keeps a body that was read on its way to its handler."""
+READ: ContextVar[bytes | None] = ContextVar("body", default=None)
+"""The body of the request that is being handled, where it was read on the way to its handler."""
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
@@ -21,7 +22,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         web.HTTPRequestEntityTooLarge: It is longer than `limit` bytes.
         web.HTTPRequestTimeout: It did not arrive in time.
     """
-    read: bytes | None = request.get(READ)
+    read = READ.get()
     size = len(read) if read is not None else request.content_length or 0
     if size > limit:
         raise web.HTTPRequestEntityTooLarge(limit, size)

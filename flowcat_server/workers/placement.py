@@ -72,11 +72,11 @@ class Placement:
                 best, arriving = await self._choose(request)
                 if best != self._run and await self._give(request, best, arriving):
                     return _Gone()
-            token = ARRIVING.set(arriving)
+            # aiohttp handles each request in a task, and so in a context, of its own.
+            ARRIVING.set(arriving)
             try:
                 return await handler(request)
             finally:
-                ARRIVING.reset(token)
                 if arriving:
                     self._board.arrived(arriving)
 
@@ -90,8 +90,9 @@ class Placement:
                 return self._board.place_call(self._run)
             return self._run, 0
         if path in OFFERS and request.can_read_body:
-            request[READ] = await read_body(request, MAX_BODY_BYTES)
-            peer = _peer_of(request[READ])
+            body = await read_body(request, MAX_BODY_BYTES)
+            READ.set(body)
+            peer = _peer_of(body)
             if not peer and request.method == "POST":
                 return self._board.place_call(self._run)
             return self._owner_of_peer(peer), 0
@@ -111,9 +112,10 @@ class Placement:
         transport = request.transport
         if not number or transport is None:
             return False
-        body = request.get(READ)
+        body = READ.get()
         if body is None and request.can_read_body:
-            request[READ] = body = await read_body(request, MAX_BODY_BYTES)
+            body = await read_body(request, MAX_BODY_BYTES)
+            READ.set(body)
         # What comes next on the connection is the new owner's to read.
         transport.pause_reading()
         descriptor = transport.get_extra_info("socket").fileno()

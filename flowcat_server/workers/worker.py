@@ -159,7 +159,7 @@ class Worker:
 
     def _orphaned(self, on_orphaned: Callable[[], None]) -> None:
         asyncio.get_running_loop().remove_reader(self._seat.lifeline)
-        log.error("supervisor_died", worker=self._seat.number)
+        log.error("supervisor_died")
         on_orphaned()
 
     async def _end_tasks(self) -> None:
@@ -237,7 +237,7 @@ class Worker:
                 with suppress(BlockingIOError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     self.leading.set()
-                    log.info("worker_leads", worker=self._seat.number)
+                    log.info("worker_leads")
                     await asyncio.Event().wait()
                 await asyncio.sleep(LEAD_S)
         finally:

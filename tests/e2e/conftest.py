@@ -90,7 +90,7 @@ def free_port() -> int:
 CARRIERS = ("TWILIO_", "SIGNALWIRE_", "TELNYX_", "PLIVO_", "VOBIZ_", "VONAGE_")
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """The environment without what would configure the server behind the test's back."""
     return {
         name: value
@@ -112,7 +112,7 @@ def launch(directory: Path, config: str | Path, *arguments: str, **environ: str)
     begun = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stderr=output, stdout=output, env={**_plain_environment(), **environ}
+            command, cwd=ROOT, stderr=output, stdout=output, env={**plain_environment(), **environ}
         )
     server = Server(process, port, log, records)
     while time.monotonic() - begun < START_S:

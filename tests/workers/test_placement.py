@@ -1,0 +1,308 @@
+"""Two workers' doors in one process: requests reach the one that should serve them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import pytest
+import uvloop
+from aiohttp import web
+
+from flowcat_server.core.carrier import CallStatus
+from flowcat_server.errors import ConfigError
+from flowcat_server.routes.bodies import read_body
+from flowcat_server.workers.placement import MAX_BODY_BYTES
+from flowcat_server.workers.shared import ARRIVING
+from flowcat_server.workers.team import Seat, Team, bind, found
+from flowcat_server.workers.worker import Worker
+from tests.callscript import loaded
+
+ECHO = "topology: {mode: echo}\nserver: {bind: '127.0.0.1:0'}\n"
+
+
+on_both_loops = pytest.mark.parametrize(
+    "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+Loop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def run(loop: Loop, test: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(test)
+
+
+@dataclass
+class Desk:
+    """One worker, and what it served."""
+
+    worker: Worker
+    served: list[str] = field(default_factory=list)
+    told: list[tuple[str, CallStatus]] = field(default_factory=list)
+
+    def hear(self, carrier: str, told: CallStatus) -> bool:
+        self.told.append((carrier, told))
+        return False
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Says who serves it, whence it came and with what; a socket echoes."""
+        self.served.append(request.path)
+        arriving = ARRIVING.get()
+        if request.headers.get("Upgrade") == "websocket":
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            self.worker.board.take(self.worker.run, 1000, arriving)
+            async for message in socket:
+                await socket.send_str(f"{self.worker.run} {message.data}")
+            return socket
+        body = await read_body(request, 200_000)
+        return web.json_response(
+            {
+                "run": self.worker.run,
+                "remote": request.remote,
+                "query": request.query_string,
+                "body": body.decode(),
+                "cookie": request.cookies.get("c", ""),
+            }
+        )
+
+
+@dataclass
+class House:
+    team: Team
+    desks: list[Desk]
+    url: str
+    port: int
+
+
+@asynccontextmanager
+async def house() -> AsyncIterator[House]:
+    team = found(loaded(ECHO), 2)
+    os.set_inheritable(team.web[0].fileno(), False)
+    async with AsyncExitStack() as stack:
+        stack.callback(team.close)
+        desks = []
+        life, held = os.pipe()
+        stack.callback(os.close, held)
+        stack.callback(os.close, life)
+        for number in (1, 2):
+            lifeline = os.dup(life)
+            stack.callback(os.close, lifeline)
+            worker = Worker(Seat(team, number, lifeline, False), 1000)
+            stack.callback(worker.close)
+            desk = Desk(worker)
+            desks.append(desk)
+            app = web.Application(middlewares=[*worker.middlewares])
+            app.router.add_route("*", "/{path:.*}", desk.answer)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await worker.open(runner, desk, None, lambda: None, stack)  # type: ignore[arg-type]
+        port = team.web[0].getsockname()[1]
+        yield House(team, desks, f"http://127.0.0.1:{port}", port)
+
+
+@asynccontextmanager
+async def lines(**options: Any) -> AsyncIterator[aiohttp.ClientSession]:
+    connector = aiohttp.TCPConnector(limit=0, **options)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield session
+
+
+@on_both_loops
+def test_media_sockets_go_round_whoever_accepts_them(loop: Loop):
+    run(loop, dial_ten())
+
+
+async def dial_ten() -> None:
+    async with house() as two, lines() as session, AsyncExitStack() as stack:
+        runs = []
+        for _ in range(10):
+            socket = await stack.enter_async_context(
+                session.ws_connect(f"{two.url}/telephony/ws/twilio")
+            )
+            await socket.send_str("hello")
+            served_by, word = (await socket.receive_str()).split()
+            assert word == "hello"
+            runs.append(int(served_by))
+        assert sorted(runs) == [desk.worker.run for desk in two.desks for _ in range(5)]
+        assert [member.load for member in two.desks[0].worker.board.members()] == [5, 5]
+        for text in ("a" * 5000, "b", "c" * 100_000):
+            await socket.send_str(text)
+            assert (await socket.receive_str()).endswith(text)
+
+
+async def test_a_socket_may_come_over_a_connection_that_served_other_requests():
+    """As a reverse proxy's do: the call does not stay with whoever has the old connection."""
+    async with house() as two, lines() as session, AsyncExitStack() as stack:
+        runs = []
+        for _ in range(6):
+            proxied = await stack.enter_async_context(lines(limit_per_host=1))
+            async with proxied.get(f"{two.url}/healthz") as response:
+                await response.json()
+            socket = await stack.enter_async_context(
+                proxied.ws_connect(f"{two.url}/telephony/ws/twilio")
+            )
+            await socket.send_str("hello")
+            runs.append((await socket.receive_str()).split()[0])
+        assert sorted(runs) == ["1", "1", "1", "2", "2", "2"]
+        del session
+
+
+async def offer(session: aiohttp.ClientSession, two: House, **options: Any) -> dict[str, Any]:
+    async with session.post(f"{two.url}/webrtc/offer?x=1", **options) as response:
+        assert response.status == 200
+        answer = await response.json()
+        assert isinstance(answer, dict)
+        return answer
+
+
+@on_both_loops
+def test_a_request_that_moves_arrives_whole_and_with_the_callers_address(loop: Loop):
+    run(loop, send_offers())
+
+
+async def send_offers() -> None:
+    async with house() as two, lines() as session:
+        owner = two.desks[1].worker
+        peer = f"{owner.peer_prefix}abcdef"
+        body = json.dumps({"pc_id": peer, "sdp": "v=0\r\n" * 2000})
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), 1000):
+                yield body[start : start + 1000].encode()
+
+        for data in (body, pieces, body, pieces):
+            answer = await offer(
+                session,
+                two,
+                data=data if isinstance(data, str) else data(),
+                headers={"Cookie": "c=d"},
+            )
+            assert answer["run"] == owner.run
+            assert answer["body"] == body
+            assert (answer["remote"], answer["query"]) == ("127.0.0.1", "x=1")
+            assert answer["cookie"] == "d"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/webrtc/events/{peer}",
+        "/webrtc/hangup/{peer}",
+        "/api/calls/{call}",
+        "/api/calls/{call}/hangup",
+    ],
+)
+async def test_requests_about_a_call_go_to_its_worker(path: str):
+    async with house() as two, lines(force_close=True) as session:
+        for desk in two.desks:
+            board, me = desk.worker.board, desk.worker.run
+            place = board.take(me, 10)
+            assert place is not None
+            board.begun(place, f"call{me}")
+            url = two.url + path.format(peer=f"{desk.worker.peer_prefix}x", call=f"call{me}")
+            for _ in range(4):
+                async with session.post(url, data=b"body") as response:
+                    answer = await response.json()
+                assert (answer["run"], answer["body"]) == (me, "body")
+
+
+async def test_a_request_about_a_call_that_is_over_is_answered_by_whoever_has_it():
+    async with house() as two, lines(force_close=True) as session:
+        for path in ("/webrtc/events/pc-99.x", "/api/calls/gone", "/webrtc/events/nonsense"):
+            async with session.get(two.url + path) as response:
+                assert (await response.json())["run"] in (1, 2)
+
+
+async def raw(two: House, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", two.port)
+    writer.write(request)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_a_request_behind_one_that_moves_is_not_left_waiting():
+    """It was read by the first worker; the connection closes, so that the client sends it again."""
+    async with house() as two:
+        for desk in two.desks:
+            path = f"/webrtc/hangup/{desk.worker.peer_prefix}x"
+            one = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nok".encode()
+            last = one.replace(b"Host: h", b"Host: h\r\nConnection: close")
+            answer = await raw(two, one + last)
+            assert answer.count(b"HTTP/1.1 200") in (1, 2)
+            assert answer.count(b'"body": "ok"') in (1, 2)
+
+
+async def test_a_body_too_long_to_move_is_refused():
+    async with house() as two, lines() as session:
+        statuses = set()
+        for desk in two.desks:
+            url = f"{two.url}/webrtc/hangup/{desk.worker.peer_prefix}x"
+            async with session.post(url, data=b"x" * (MAX_BODY_BYTES + 1)) as response:
+                statuses.add(response.status)
+        assert 413 in statuses
+
+
+async def test_a_connection_stays_where_it_is_when_an_inbox_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with house() as two, lines() as session, AsyncExitStack() as stack:
+        monkeypatch.setattr(two.team.post, "send", lambda *_: False)
+        for _ in range(6):
+            socket = await stack.enter_async_context(
+                session.ws_connect(f"{two.url}/telephony/ws/twilio")
+            )
+            await socket.send_str("hello")
+            assert (await socket.receive_str()).endswith("hello")
+        assert sum(m.load for m in two.desks[0].worker.board.members()) == 6
+
+
+async def test_what_a_carrier_says_is_passed_on_to_all_others():
+    async with house() as two:
+        first, second = two.desks
+        told = CallStatus("CA1", "completed")
+        first.worker.tell_others("twilio", told)
+        await _until(lambda: second.told == [("twilio", told)])
+        assert first.told == []
+
+
+async def test_one_worker_leads_and_the_end_of_a_call_is_told_to_it():
+    async with house() as two:
+        await _until(lambda: any(desk.worker.leading.is_set() for desk in two.desks))
+        assert sum(desk.worker.leading.is_set() for desk in two.desks) == 1
+        ends: list[int] = []
+        ended = [
+            desk.worker.report_ended(lambda number=number: ends.append(number))  # type: ignore[misc]
+            for number, desk in enumerate(two.desks)
+        ]
+        ended[0]()
+        await _until(lambda: sorted(ends) == [0, 1])
+
+
+async def _until(wanted: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not wanted():  # noqa: ASYNC110 - looks from outside
+            await asyncio.sleep(0.01)
+
+
+async def test_an_address_in_use_is_a_mistake_of_the_file():
+    async with house() as two:
+        two.team.web[0].listen()
+        with pytest.raises(ConfigError, match="server.bind: cannot listen on 127.0.0.1:"):
+            bind("server.bind", f"127.0.0.1:{two.port}")
+
+
+def test_a_name_with_several_addresses_has_one_port():
+    bound = bind("server.bind", "localhost:0")
+    assert len({each.getsockname()[1] for each in bound}) == 1
+    for each in bound:
+        each.close()

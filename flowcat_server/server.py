@@ -44,6 +44,7 @@ from flowcat_server.startup import Built, Progress, build, prepare_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 from flowcat_server.workers.alone import Alone
+from flowcat_server.workers.machines import Machines
 from flowcat_server.workers.supervisor import supervise
 from flowcat_server.workers.team import Seat, count
 from flowcat_server.workers.worker import Worker
@@ -114,6 +115,10 @@ class Server:
         async with AsyncExitStack() as stack:
             worker = self._worker()
             stack.callback(worker.close)
+            redis = self._loaded.config.server.redis.get_secret_value()
+            if redis:
+                machines = await stack.enter_async_context(Machines.open(redis))
+                machines.serve(worker)
             http = Http()
             stack.push_async_callback(http.close)
             built = await build(self._loaded, http, Progress(quiet=not worker.first))

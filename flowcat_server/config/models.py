@@ -110,6 +110,11 @@ class Server(FlowcatBlock):
         description="Processes that share the port and `limits.max_calls`; auto: one for each "
         "core.",
     )
+    redis: SecretStr = Field(
+        default=SecretStr(""),
+        description="Redis or Valkey that several machines share, such as redis://host:6379/0; "
+        "empty: there is one machine.",
+    )
 
 
 class IceServer(Block):

@@ -43,6 +43,10 @@ class Expected:
     account_id: str = ""
 
 
+Told = tuple[Incoming, str]
+"""A call, and the carrier's id of its account."""
+
+
 class Waiting(Protocol):
     """Calls that have a place, and whose media socket has not come."""
 
@@ -51,6 +55,9 @@ class Waiting(Protocol):
 
     async def pop(self, key: Key) -> Expected | None:
         """Whom this socket was expected from; only the first that asks gets it."""
+
+    async def told(self, key: Key) -> Told | None:
+        """What another machine's webhook said of a call that has no place here."""
 
 
 class OwnWaiting:
@@ -69,6 +76,11 @@ class OwnWaiting:
     async def pop(self, key: Key) -> Expected | None:
         """Whom this socket was expected from."""
         return self._expected.pop(key, None)
+
+    async def told(self, key: Key) -> Told | None:
+        """There is no other machine."""
+        del key
+        return None
 
 
 class CarrierCalls:
@@ -141,9 +153,13 @@ class CarrierCalls:
         suffices = vouched and (carrier.handshake_suffices or not line.account.guarded)
         if token or not suffices:
             await self._tokens.consume(token, carrier.name, started.call_id)
-        expected = await self._expected.pop((carrier.name, started.call_id))
+        key = carrier.name, started.call_id
+        expected = await self._expected.pop(key)
         if expected is not None and expected.reservation.held:
             return expected
+        told = await self._expected.told(key)
+        if told is not None:
+            return Expected(self._calls.reserve(), *told)
         # No webhook announced it, or its place was given back.
         return self._place(carrier, started.call_id, started.from_number, started.to_number, run_id)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from flowcat_server.calls import RESERVATION_S, Calls, Incoming
 from flowcat_server.errors import SharedStateError
-from flowcat_server.routes.expected import Expected, Key
+from flowcat_server.routes.expected import Expected, Key, Told
 from flowcat_server.routes.gate import REPLAY_WINDOW_S
 from flowcat_server.routes.tokens import LIFETIME_S, MAX_REMEMBERED
 from flowcat_server.workers.board import Board
@@ -61,7 +61,7 @@ def pack(expected: Expected) -> bytes:
     return msgspec.msgpack.encode(_Details(expected.incoming, expected.account_id), enc_hook=str)
 
 
-def unpack(details: bytes) -> tuple[Incoming, str]:
+def unpack(details: bytes) -> Told:
     """The call, and the carrier's id of the account.
 
     Raises:
@@ -104,6 +104,11 @@ class SharedWaiting:
             reservation.release()
             raise
         return Expected(reservation, incoming, account_id)
+
+    async def told(self, key: Key) -> Told | None:
+        """There is no other machine."""
+        del key
+        return None
 
 
 class SharedMemory:

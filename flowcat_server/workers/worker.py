@@ -18,8 +18,9 @@ from flowcat_server.calls import Calls
 from flowcat_server.core.carrier import CallStatus
 from flowcat_server.metrics import Metrics
 from flowcat_server.routes.audiosocket import AudioSocketListener
-from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.expected import CarrierCalls, Waiting
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.tokens import Memory
 from flowcat_server.workers import shared
 from flowcat_server.workers.board import Board
 from flowcat_server.workers.health import WorkersDoor, socket_path
@@ -58,8 +59,9 @@ class Worker:
         self.run = self.board.join(seat.number, os.getpid())
         self.peer_prefix = peer_prefix(self.run)
         self.places = shared.SharedPlaces(self.board, self.run, max_calls)
-        self.used_tokens = shared.used_tokens(self.board)
-        self.seen_webhooks = shared.seen_webhooks(self.board)
+        self.used_tokens: Memory = shared.used_tokens(self.board)
+        self.seen_webhooks: Memory = shared.seen_webhooks(self.board)
+        self.everywhere: Callable[[Waiting], Waiting] = lambda own: own
         self.placement = Placement(self.board, team.post, self.run)
         self.middlewares = (self.placement.middleware(),)
         self.leading = asyncio.Event()
@@ -73,9 +75,9 @@ class Worker:
 
     # --- what its calls need ------------------------------------------------------------------
 
-    def waiting(self, calls: Calls) -> shared.SharedWaiting:
+    def waiting(self, calls: Calls) -> Waiting:
         """Expected calls of all workers."""
-        return shared.SharedWaiting(calls, self.board, self.run)
+        return self.everywhere(shared.SharedWaiting(calls, self.board, self.run))
 
     def tell_others(self, carrier: str, told: CallStatus) -> None:
         """Pass on what a carrier said of a call that is not here."""

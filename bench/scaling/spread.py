@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 
 import uvloop
 
+WORKERS = (2, 4)
 CALLS = (10, 20, 50, 100)
 ROUNDS = 20
 SETTLE_S = 0.03
@@ -100,24 +101,18 @@ def measure(workers: int, calls: int, *, shared: bool) -> list[list[int]]:
     return found
 
 
-def table(workers: int) -> Iterator[str]:
+def page() -> str:
     """Markdown: the busiest worker's connections over an even share."""
-    yield "| connections | `SO_REUSEPORT`, median / worst | one shared socket, median / worst |"
-    yield "|---|---|---|"
-    for calls in CALLS:
-        cells = []
-        for shared in (False, True):
-            busiest = [max(counts) for counts in measure(workers, calls, shared=shared)]
-            even = calls / workers
-            cells.append(f"{statistics.median(busiest) / even:.2f} / {max(busiest) / even:.2f}")
-        yield f"| {calls} | {' | '.join(cells)} |"
-
-
-def main() -> None:
-    for workers in (2, 4):
-        print(f"\n{workers} workers: connections of the busiest one, over an even share\n")
-        print("\n".join(table(workers)))
-
-
-if __name__ == "__main__":
-    main()
+    lines = [
+        "| workers | connections | `SO_REUSEPORT`, median / worst | one socket, median / worst |",
+        "|---|---|---|---|",
+    ]
+    for workers in WORKERS:
+        for calls in CALLS:
+            cells = []
+            for shared in (False, True):
+                busiest = [max(counts) for counts in measure(workers, calls, shared=shared)]
+                even = calls / workers
+                cells.append(f"{statistics.median(busiest) / even:.2f} / {max(busiest) / even:.2f}")
+            lines.append(f"| {workers} | {calls} | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -102,7 +102,7 @@ class Machines:
                 return await request
         except self._failures as error:
             raise SharedStateError(
-                f"Redis at {self._where} is out of reach: {error or type(error).__name__}"
+                f"Redis at {self._where} is out of reach: {str(error) or type(error).__name__}"
             ) from error
 
     async def first(self, key: str, lifetime_s: int) -> bool:

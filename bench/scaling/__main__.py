@@ -27,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bench.scaling import spread
 from bench.wire import report
@@ -87,11 +88,15 @@ class Cores(Running):
     def _find(self) -> list[int]:
         if self._workers == 1:
             return [self._process.pid]
-        return [each["pid"] for each in self._health()["workers"] if each["status"] == "ok"]
+        if any(each["status"] != "ok" for each in self._workers_now()):
+            return []
+        supervisor = self._process.pid
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+        return [int(pid) for pid in children.read_text(encoding="ascii").split()]
 
-    def _health(self) -> dict[str, list[dict[str, int]]]:
+    def _workers_now(self) -> list[dict[str, Any]]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=5) as answer:
-            found: dict[str, list[dict[str, int]]] = json.load(answer)
+            found: list[dict[str, Any]] = json.load(answer)["workers"]
         return found
 
     @property
@@ -116,7 +121,7 @@ class Cores(Running):
         best: list[int] = []
         while self._workers > 1 and not all(each.done() for each in points):  # type: ignore[attr-defined]
             with suppress(OSError, ValueError):
-                found = [each["calls"] for each in self._health()["workers"]]
+                found = [each["calls"] for each in self._workers_now()]
                 best = max(best, found, key=sum)
             time.sleep(1)
         return best

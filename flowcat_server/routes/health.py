@@ -20,14 +20,14 @@ class HealthDoor:
     ) -> None:
         self._calls = calls
         self._metrics = metrics
-        self.serve_metrics = serve_metrics
+        self._serve_metrics = serve_metrics
         self._writable = writable
         self._started = time.monotonic()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """The door's routes."""
         routes = [web.get("/healthz", self.healthz), web.get("/readyz", self.readyz)]
-        if self.serve_metrics:
+        if self._serve_metrics:
             routes.append(web.get("/metrics", self.metrics))
         return routes
 

@@ -25,13 +25,15 @@ BUSY_S = 2.0
 """So long the event loop waits for another worker's transaction, at most."""
 ARRIVING_S = 30.0
 """A connection that was given to a worker counts as its load for so long, until it has a place."""
+SILENT_S = 3.0
+"""A worker that has not said for so long that it lives is given no calls; see `Board.beat`."""
 _PURGE_EVERY = 100
 """Entries of a memory between two looks at what is too old."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS workers (
     run INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL, pid INTEGER NOT NULL,
-    ready INTEGER NOT NULL DEFAULT 0, moved INTEGER NOT NULL DEFAULT 0);
+    ready INTEGER NOT NULL DEFAULT 0, seen REAL NOT NULL, moved INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS restarts (number INTEGER PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS places (
     place INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, call_id TEXT UNIQUE);
@@ -125,13 +127,31 @@ class Board:
     def join(self, number: int, pid: int) -> int:
         """A worker's process began; returns its run."""
         with self._change() as execute:
-            joined = execute("INSERT INTO workers (number, pid) VALUES (?, ?)", (number, pid))
+            joined = execute(
+                "INSERT INTO workers (number, pid, seen) VALUES (?, ?, ?)",
+                (number, pid, self._clock()),
+            )
             return int(joined.lastrowid or 0)
 
     def ready(self, run: int, *, ready: bool) -> None:
         """Whether it is given calls from now on."""
         with self._change() as execute:
-            execute("UPDATE workers SET ready = ? WHERE run = ?", (ready, run))
+            execute(
+                "UPDATE workers SET ready = ?, seen = ? WHERE run = ?", (ready, self._clock(), run)
+            )
+
+    def beat(self, run: int) -> None:
+        """Its event loop runs; to be said every second."""
+        with self._change() as execute:
+            execute("UPDATE workers SET seen = ? WHERE run = ?", (self._clock(), run))
+
+    def hung(self, after_s: float) -> list[int]:
+        """Processes of workers that took calls and have not said for so long that they live."""
+        late = self._clock() - after_s
+        return [
+            int(pid)
+            for (pid,) in self._read("SELECT pid FROM workers WHERE ready AND seen < ?", late)
+        ]
 
     def bury(self, pid: int, *, restarted: bool = False) -> int:
         """A worker's process ended: what it held is free. Returns how many calls it had."""
@@ -182,11 +202,11 @@ class Board:
         with self._change() as execute:
             execute("DELETE FROM arriving WHERE until < ?", (self._clock(),))
             chosen = execute(
-                "SELECT run FROM workers WHERE ready OR run = ? ORDER BY "
+                "SELECT run FROM workers WHERE (ready AND seen >= ?) OR run = ? ORDER BY "
                 "(SELECT count(*) FROM places WHERE places.run = workers.run) + "
                 "(SELECT count(*) FROM arriving WHERE arriving.run = workers.run), "
                 "run != ?, number LIMIT 1",
-                (run, run),
+                (self._clock() - SILENT_S, run, run),
             ).fetchone()
             best = int(chosen[0]) if chosen else run
             until = self._clock() + ARRIVING_S

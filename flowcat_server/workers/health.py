@@ -53,14 +53,16 @@ class WorkersDoor:
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """The door's routes."""
-        routes = [web.get("/healthz", self.healthz), web.get("/readyz", self._own.readyz)]
-        if self._own.serve_metrics:
-            routes.append(web.get("/metrics", self.metrics))
-        return routes
+        together = {"/healthz": self.healthz, "/metrics": self.metrics}
+        return [
+            web.get(route.path, together.get(route.path, route.handler))
+            for route in self._own.routes()
+            if isinstance(route, web.RouteDef)
+        ]
 
     def own_routes(self) -> Sequence[web.AbstractRouteDef]:
         """What the other workers ask this one."""
-        return [web.get("/healthz", self._own.healthz), web.get("/metrics", self._own.metrics)]
+        return self._own.routes()
 
     async def healthz(self, request: web.Request) -> web.Response:
         """200 while this worker can answer, and what the others say."""
@@ -76,7 +78,6 @@ class WorkersDoor:
         answer["workers"] = [
             {
                 "worker": member.number,
-                "pid": member.pid,
                 "calls": member.load,
                 "status": _status(member, member.run == self._run or member.run in others),
             }

@@ -15,12 +15,14 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from flowcat_server.config.load import Loaded
+from flowcat_server.errors import SharedStateError
 from flowcat_server.workers.board import Board
 from flowcat_server.workers.team import Seat, Team, found
 
@@ -33,6 +35,10 @@ OLD_S = 60.0
 """A worker that has lived so long did not die of its start."""
 POLL_S = 0.1
 """How often the board is asked whether the first workers serve."""
+HUNG_S = 30.0
+"""A worker whose event loop has stood still for so long is killed: its calls are dead already."""
+LOOK_S = 5.0
+"""How often that is looked for."""
 KILL_S = 30.0
 """After the second signal: longer than a worker takes to end its calls."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -91,6 +97,8 @@ class Supervisor:
         self._signals: list[int] = []
         self._kill_at: float | None = None
         self._failed: int | None = None
+        self._unburied: set[int] = set()
+        """Dead processes whose places could not be freed yet."""
 
     def run(self) -> int:
         """Start, restart, stop. Returns when every worker has ended.
@@ -141,6 +149,7 @@ class Supervisor:
                     return self._code()
                 if not self._stopping:
                     self._start_others()
+                    self._kill_hung()
                 selector.select(self._wait_s())
                 self._drain_wakes()
 
@@ -159,8 +168,10 @@ class Supervisor:
             return max(0.0, self._kill_at - now)
         if not self._stopping and not all(post.served for post in self._posts):
             return POLL_S
+        if self._stopping:
+            return None
         due = [post.restart_at for post in self._posts if post.restart_at is not None]
-        return max(0.0, min(due) - now) if due and not self._stopping else None
+        return max(0.0, min([*due, now + LOOK_S]) - now)
 
     def _drain_wakes(self) -> None:
         try:
@@ -173,10 +184,10 @@ class Supervisor:
 
     def _start_others(self) -> None:
         if not all(post.served for post in self._posts):
-            with Board(self._team.board) as board:
+            with self._board() as board:
                 ready = {member.pid for member in board.members() if member.ready}
-            for post in self._posts:
-                post.served = post.served or post.pid in ready
+                for post in self._posts:
+                    post.served = post.served or post.pid in ready
             if self._posts[0].served and not any(post.pid for post in self._posts[1:]):
                 for post in self._posts[1:]:
                     if post.restart_at is None:
@@ -187,6 +198,26 @@ class Supervisor:
         for post in self._posts:
             if post.restart_at is not None and post.restart_at <= now:
                 self._start(post)
+
+    def _kill_hung(self) -> None:
+        with self._board() as board:
+            hung = set(board.hung(HUNG_S))
+            for post in self._posts:
+                if post.pid in hung:
+                    log.error("worker_hung", worker=post.number, pid=post.pid, silent_s=HUNG_S)
+                    os.kill(post.pid, signal.SIGKILL)
+            for pid in list(self._unburied):
+                board.bury(pid)
+                self._unburied.discard(pid)
+
+    @contextmanager
+    def _board(self) -> Iterator[Board]:
+        """The board; what is done with it is given up when a stuck worker holds it."""
+        try:
+            with Board(self._team.board) as board:
+                yield board
+        except SharedStateError as error:
+            log.error("board_out_of_reach", error=str(error))  # noqa: TRY400 - tried again later
 
     def _start(self, post: _Post) -> None:
         """Fork; raises `_Child` in the new process."""
@@ -222,19 +253,21 @@ class Supervisor:
 
     def _bury(self, post: _Post, status: int) -> None:
         pid, post.pid = post.pid, 0
-        with Board(self._team.board) as board:
-            served = post.served or any(m.pid == pid and m.ready for m in board.members())
-            restarts = served and not self._stopping
-            calls = board.bury(pid, restarted=restarts)
-            others = [member.number for member in board.members() if member.ready]
-        post.served = served
+        self._unburied.add(pid)
+        calls, others = 0, list[int]()
+        with self._board() as board:
+            members = board.members()
+            post.served = post.served or any(m.pid == pid and m.ready for m in members)
+            others = [m.number for m in members if m.ready and m.pid != pid]
+            calls = board.bury(pid, restarted=post.served and not self._stopping)
+            self._unburied.discard(pid)
         passed = self._team.post.pass_on(post.number, others)
         code = os.waitstatus_to_exitcode(status)
         how = {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
         if self._stopping:
             log.info("worker_stopped", worker=post.number, pid=pid, **how)
             return
-        if not restarts:
+        if not post.served:
             log.error("worker_did_not_start", worker=post.number, pid=pid, **how)
             self._failed = code if code > 0 else 1
             self._kill_at = time.monotonic() + KILL_S

@@ -35,6 +35,7 @@ FORGET_S = 30.0
 LEAD_S = 2.0
 """How soon another worker takes over what only one may do."""
 WAITING_S = 0.1
+BEAT_S = 1.0
 
 
 class Worker:
@@ -150,6 +151,7 @@ class Worker:
                 self._on_readable(listener.fileno(), partial(self._accept, listener), stack)
         self._on_readable(self._seat.lifeline, lambda: self._orphaned(on_orphaned), stack)
         self._spawn(self._lead(), "worker-lead")
+        self._spawn(self._beat(), "worker-beat")
         self.board.ready(self.run, ready=True)
         stack.callback(self.board.ready, self.run, ready=False)
         return int(team.web[0].getsockname()[1])
@@ -225,6 +227,12 @@ class Worker:
                 connection.close()
                 return
             self._spawn(self._take(message, connection), "worker-take")
+
+    async def _beat(self) -> None:
+        """Say that this loop runs: one that does not is given no calls, and killed in the end."""
+        while True:
+            self.board.beat(self.run)
+            await asyncio.sleep(BEAT_S)
 
     # --- what only one may do ---------------------------------------------------------------
 

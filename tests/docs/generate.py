@@ -20,6 +20,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "carriers": facts.carrier_table,
     "carriers-can": facts.carrier_abilities,
     "metrics": facts.metric_table,
+    "worker-metrics": facts.worker_metrics,
     "events": facts.event_table,
     "reasons": facts.reasons,
     "command-line": facts.command_line,

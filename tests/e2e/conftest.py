@@ -61,6 +61,12 @@ class Server:
         assert match is not None
         return int(match[1])
 
+    def children(self) -> list[int]:
+        """Processes that the server has started, in the order in which it did."""
+        pid = self.process.pid
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [int(child) for child in found.split()]
+
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8")
 

@@ -218,8 +218,7 @@ async def test_a_killed_worker_loses_its_own_calls_alone_and_comes_back_and_all_
         phones = [await dial(stack, session, server, n) for n in range(4)]
         await settle(session, server, [2, 2])
         before = samples(server.get("/metrics")[1])
-        health = await get(session, f"{server.url}/healthz")
-        os.kill(health["workers"][0]["pid"], signal.SIGKILL)
+        os.kill(server.children()[0], signal.SIGKILL)
         wait_for(server, "worker_died")
         await settle(session, server, [0, 2])
         lost = [phone for phone in phones if phone is not None and phone.hung_up.is_set()]
@@ -253,8 +252,7 @@ async def test_a_killed_worker_loses_its_own_calls_alone_and_comes_back_and_all_
 
 async def test_workers_end_when_their_supervisor_is_killed(start_server: StartServer):
     server = start(start_server)
-    async with lines() as session:
-        pids = [each["pid"] for each in (await get(session, f"{server.url}/healthz"))["workers"]]
+    pids = server.children()
     server.process.kill()
     server.process.wait(5)
     until = time.monotonic() + 10

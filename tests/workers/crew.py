@@ -17,6 +17,8 @@ from flowcat_server.workers.team import Seat, Team
 
 supervisor.FIRST_DELAY_S = 0.1
 supervisor.KILL_S = 0.5
+supervisor.HUNG_S = 1.0
+supervisor.LOOK_S = 0.2
 
 
 def serve(seat: Seat) -> int:
@@ -25,10 +27,24 @@ def serve(seat: Seat) -> int:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     print("begun", seat.number, os.getpid(), time.monotonic(), flush=True)
     with Board(seat.team.board) as board:
-        board.ready(board.join(seat.number, os.getpid()), ready=True)
-    while not ended.wait(0.05):
-        pass
+        run = board.join(seat.number, os.getpid())
+        board.ready(run, ready=True)
+        while not ended.wait(0.05):
+            board.beat(run)
     return 0
+
+
+def hangs(seat: Seat) -> int:
+    """Ready, then stuck, if it is the second one and the first of its kind."""
+    stuck = seat.team.room / "stuck"
+    if seat.number != 2 or stuck.exists():
+        return serve(seat)
+    stuck.touch()
+    print("begun", seat.number, os.getpid(), time.monotonic(), flush=True)
+    with Board(seat.team.board) as board:
+        board.ready(board.join(seat.number, os.getpid()), ready=True)
+    while True:
+        time.sleep(1)
 
 
 def dies(seat: Seat) -> int:
@@ -47,9 +63,11 @@ def stubborn(seat: Seat) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("begun", seat.number, os.getpid(), time.monotonic(), flush=True)
     with Board(seat.team.board) as board:
-        board.ready(board.join(seat.number, os.getpid()), ready=True)
-    while True:
-        time.sleep(1)
+        run = board.join(seat.number, os.getpid())
+        board.ready(run, ready=True)
+        while True:
+            time.sleep(0.2)
+            board.beat(run)
 
 
 def broken(seat: Seat) -> int:
@@ -62,5 +80,7 @@ if __name__ == "__main__":
     logs.configure()
     room = Path(sys.argv[2])
     team = Team(2, room, Post(2), [], [], "token", False, b"secret")
-    work = {"serve": serve, "dies": dies, "stubborn": stubborn, "broken": broken}[sys.argv[1]]
+    work = {"serve": serve, "hangs": hangs, "dies": dies, "stubborn": stubborn, "broken": broken}[
+        sys.argv[1]
+    ]
     sys.exit(supervisor.Supervisor(team, work).run())

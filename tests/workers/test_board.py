@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flowcat_server.workers.board import ARRIVING_S, Board
+from flowcat_server.workers.board import ARRIVING_S, SILENT_S, Board
 from tests.fakes.doors import Clock
 
 FORK = multiprocessing.get_context("fork")
@@ -163,6 +163,16 @@ def test_a_worker_that_is_not_ready_is_given_nothing(board: Board):
     (first,) = join(board, 11)
     board.join(2, 12)
     assert {board.place_call(first)[0] for _ in range(3)} == {first}
+
+
+def test_a_worker_that_hangs_is_given_nothing(board: Board, clock: Clock):
+    first, second = join(board, 11, 12)
+    clock.now += SILENT_S + 1
+    board.beat(first)
+    assert {board.place_call(first)[0] for _ in range(3)} == {first}
+    assert board.hung(SILENT_S) == [12]
+    board.beat(second)
+    assert board.place_call(first)[0] == second
 
 
 # --- waiting calls --------------------------------------------------------------------------------

@@ -110,6 +110,15 @@ def test_a_worker_that_dies_again_and_again_is_started_less_and_less_often(crew:
     assert two.code() == 0
 
 
+def test_a_worker_that_hangs_is_killed_and_started_again(crew: Crew):
+    two = crew("hangs")
+    two.until(lambda: len(two.begun()) == 3)
+    assert [number for number, *_ in two.begun()] == [1, 2, 2]
+    assert two.said("worker_hung") == 1
+    two.process.terminate()
+    assert two.code() == 0
+
+
 def test_workers_that_do_not_end_on_the_second_signal_are_killed(crew: Crew):
     two = crew("stubborn")
     two.until(lambda: two.said("workers_ready") == 1)

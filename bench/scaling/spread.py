@@ -83,11 +83,11 @@ def _workers(count: int, *, shared: bool) -> Iterator[tuple[int, list[Connection
             process.join()
 
 
-def measure(workers: int, calls: int, *, shared: bool) -> list[list[int]]:
+def measure(workers: int, calls: int, *, shared: bool, rounds: int = ROUNDS) -> list[list[int]]:
     """Connections on each worker, for each round."""
     found = []
     with _workers(workers, shared=shared) as (port, pipes):
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             held = [socket.create_connection(("127.0.0.1", port)) for _ in range(calls)]
             time.sleep(SETTLE_S)
             counts = []

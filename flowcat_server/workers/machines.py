@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from flowcat_server import logs
 from flowcat_server.calls import RESERVATION_S
 from flowcat_server.errors import ConfigError, Problem, SharedStateError
 from flowcat_server.routes.expected import Expected, Key, Told, Waiting
@@ -71,6 +72,7 @@ class Machines:
                 )
             ) from error
         parts = urlsplit(url)
+        logs.register_secret(parts.password or "")
         where = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
         try:
             client = redis.from_url(

@@ -116,13 +116,15 @@ async function begin(voice, first) {
   const mine = (call = new Call());
   endReason = "";
   Object.assign(now, { caller: false, agent: false, held: false, waiting: false, tool: "" });
-  mine.addEventListener("state", () => onState(mine));
-  mine.addEventListener("event", (event) => onEvent(/** @type {CustomEvent} */ (event).detail));
-  mine.addEventListener("remote", (event) => onRemote(/** @type {CustomEvent} */ (event).detail));
-  mine.addEventListener("stats", (event) => onStats(/** @type {CustomEvent} */ (event).detail));
-  mine.addEventListener("shaky", (event) => status(/** @type {CustomEvent} */ (event).detail ? "Connection unsteady…" : words(mine)));
-  mine.addEventListener("captions", (event) => status(/** @type {CustomEvent} */ (event).detail ? words(mine) : "Captions interrupted…"));
-  mine.addEventListener("failure", (event) => { endReason = "The call failed"; alarm(/** @type {CustomEvent} */ (event).detail); });
+  /** @param {string} name @param {(detail: any) => void} act */
+  const on = (name, act) => mine.addEventListener(name, (event) => act(/** @type {CustomEvent} */ (event).detail));
+  on("state", () => onState(mine));
+  on("event", onEvent);
+  on("remote", onRemote);
+  on("stats", onStats);
+  on("shaky", (shaky) => status(shaky ? "Connection unsteady…" : words(mine)));
+  on("captions", (there) => status(there ? words(mine) : "Captions interrupted…"));
+  on("failure", (failure) => { endReason = "The call failed"; alarm(failure); });
   wake();
   let track = null;
   if (voice) {

@@ -7,7 +7,7 @@ In, as text frames; ``encoding`` is the codec of the call's leg, whatever we sen
      "call_control_id":"v3:..","from":"+1..","to":"+1..","custom_parameters":{},
      "media_format":{"encoding":"PCMA","sample_rate":8000,"channels":1}}}
     {"event":"media","stream_id":"<uuid>","media":{"track":"inbound","chunk":"2",
-     "timestamp":"5","payload":"<base64>"}}
+     "timestamp":"5","payload":"<base64>"}}  (in no promised order)
     {"event":"dtmf","stream_id":"<uuid>","dtmf":{"digit":"1"}}
     {"event":"mark","stream_id":"<uuid>","mark":{"name":"m1"}}
     {"event":"error","stream_id":"<uuid>","payload":{"code":100004,"title":".."}}
@@ -30,7 +30,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from flowcat_server.carriers._http import E164, call_status, json_fields, path_part, ringing
-from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
+from flowcat_server.carriers._json_stream import Dialect, Settings
+from flowcat_server.carriers._order import OrderedJsonStream
 from flowcat_server.carriers._twilio import STATUSES, TwilioLike
 from flowcat_server.carriers._values import audio_format, obj, text
 from flowcat_server.core.audio import AudioFormat
@@ -76,7 +77,7 @@ class Telnyx(TwilioLike):
     def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket; what we send was asked for in the answer."""
         del handshake
-        return JsonStream(
+        return OrderedJsonStream(
             Settings(
                 dialect=self.dialect,
                 sending=_sending,

@@ -1,7 +1,7 @@
 """Pipecat's serializers and ours: they read what we read, and send what we send.
 
-Pipecat pins older versions of packages that this project uses, so that it is no development
-dependency: these tests run where it is installed beside them, and are skipped elsewhere.
+Pipecat pins older versions of packages that this project uses, so that it comes without its
+dependencies; where one that a serializer needs is missing, these tests are skipped.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Places(Protocol):
         """Take a place; None where all are in use."""
 
     def begun(self, place: int, call_id: str) -> None:
-        """The place is used by this call."""
+        """The place is that of this call, and this process has it."""
 
     def give_back(self, place: int) -> None:
         """Free a place, unless it has become another process's."""
@@ -200,6 +200,10 @@ class Calls:
         self._reserved.add(reservation)
         self._quiet.clear()
         return reservation
+
+    def announce(self, reservation: Reservation, call_id: str) -> None:
+        """The place is that of this call, which is on its way: requests about it come here."""
+        self._places.begun(reservation.place, call_id)
 
     def part_with(self, reservation: Reservation) -> None:
         """Leave a place, which stays taken, to whoever runs the call."""

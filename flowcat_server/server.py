@@ -145,7 +145,7 @@ class Server:
             pacer = Pacer()
             carrier_calls = CarrierCalls(
                 calls,
-                StreamTokens(worker.stream_secret, used=worker.used_tokens),
+                StreamTokens(worker.stream_secret, used=worker.used_tokens, mark=worker.mark),
                 http,
                 waiting=worker.waiting(calls),
                 tell_others=worker.tell_others,

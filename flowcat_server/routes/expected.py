@@ -41,6 +41,9 @@ class Expected:
     reservation: Reservation
     incoming: Incoming
     account_id: str = ""
+    only_here: bool = False
+    """Something of it lives in this process. Its media socket has to come here: the socket's
+    address begins with `StreamTokens.mark`."""
 
 
 Told = tuple[Incoming, str]

@@ -76,7 +76,11 @@ class StreamTokens:
     """Mints and checks tokens of one deployment."""
 
     def __init__(
-        self, secret: bytes, clock: Callable[[], float] = time.time, used: Memory | None = None
+        self,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+        used: Memory | None = None,
+        mark: str = "",
     ) -> None:
         """Create the mint.
 
@@ -84,7 +88,10 @@ class StreamTokens:
             secret: Signs; the same for all that accept each other's tokens.
             clock: Seconds since 1970.
             used: Remembers used tokens for all of them; absent: this process alone.
+            mark: Begins whatever part of an address of ours has to be served by this process, as
+                it does a run id or a ticket; empty: there is no other.
         """
+        self.mark = mark
         self._secret = secret
         self._clock = clock
         self._used = used or Once(LIFETIME_S, clock)

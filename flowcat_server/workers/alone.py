@@ -32,6 +32,7 @@ class Alone:
     size = 1
     first = True
     peer_prefix = "pc-"
+    mark = ""
     middlewares: Sequence[Middleware] = ()
     used_tokens: Memory | None = None
     seen_webhooks: Memory | None = None

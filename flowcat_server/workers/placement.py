@@ -29,9 +29,12 @@ MAX_BODY_BYTES = 96 * 1024
 """Of a request that changes hands."""
 MEDIA = "/telephony/ws/"
 OFFERS = frozenset({"/webrtc/offer", "/api/offer"})
-_PEER = re.compile(r"pc-([0-9]{1,15})\.")
-_PEER_PATH = re.compile(r"/(?:webrtc|api)/[a-z_-]{1,20}/(pc-[^/]{1,80})(?:/.*)?")
-_CALL_PATH = re.compile(r"/api/calls/([^/]{1,64})(?:/.*)?")
+DIAL = "/api/calls"
+_MARK = re.compile(r"at-([0-9]{1,15})-")
+_MARKED_PATH = re.compile(r"/(?:webrtc|api|telephony)/(?:[^/]+/)+?(?:pc-)?at-([0-9]{1,15})-")
+_CALL_PATH = re.compile(
+    r"/(?:api/calls|telephony/[a-z]{1,20}/[a-z_]{1,30})/(?:[a-z]{1,4}-)?([0-9a-f]{23})(?:/.*)?"
+)
 _REWRITTEN = frozenset(
     {b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"content-encoding",
      b"expect"}
@@ -39,9 +42,9 @@ _REWRITTEN = frozenset(
 """A body that was read is passed on whole and decoded (RFC 9112, section 7.1)."""
 
 
-def peer_prefix(run: int) -> str:
-    """What the ids of this run's browser calls begin with; see `Placement`."""
-    return f"pc-{run}."
+def mark(run: int) -> str:
+    """What a part of an address begins with that this run has to serve."""
+    return f"at-{run}-"
 
 
 class Placement:
@@ -85,26 +88,24 @@ class Placement:
     async def _choose(self, request: web.Request) -> tuple[int, int]:
         """The run that serves it, and the number it arrives under (0: it is no new call)."""
         path = request.path
+        if found := _MARKED_PATH.match(path):
+            return int(found[1]), 0
+        if (found := _CALL_PATH.fullmatch(path)) and (owner := self._board.owner(found[1])):
+            return owner, 0
         if path.startswith(MEDIA):
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return self._board.place_call(self._run)
-            return self._run, 0
-        if path in OFFERS and request.can_read_body:
+        elif path in OFFERS and request.can_read_body:
             body = await read_body(request, MAX_BODY_BYTES)
             READ.set(body)
             peer = _peer_of(body)
+            if found := _MARK.match(peer.removeprefix("pc-")):
+                return int(found[1]), 0
             if not peer and request.method == "POST":
                 return self._board.place_call(self._run)
-            return self._owner_of_peer(peer), 0
-        if found := _PEER_PATH.fullmatch(path):
-            return self._owner_of_peer(found[1]), 0
-        if found := _CALL_PATH.fullmatch(path):
-            return self._board.owner(found[1]) or self._run, 0
+        elif path == DIAL and request.method == "POST":
+            return self._board.place_call(self._run)
         return self._run, 0
-
-    def _owner_of_peer(self, peer: str) -> int:
-        found = _PEER.match(peer)
-        return int(found[1]) if found else self._run
 
     async def _give(self, request: web.Request, run: int, arriving: int) -> bool:
         """Give a connection away; False if it stays."""

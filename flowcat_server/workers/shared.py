@@ -9,7 +9,7 @@ import msgspec
 
 from flowcat_server.calls import RESERVATION_S, Calls, Incoming
 from flowcat_server.errors import SharedStateError
-from flowcat_server.routes.expected import Expected, Key, Told
+from flowcat_server.routes.expected import Expected, Key, OwnWaiting, Told
 from flowcat_server.routes.gate import REPLAY_WINDOW_S
 from flowcat_server.routes.tokens import LIFETIME_S, MAX_REMEMBERED
 from flowcat_server.workers.board import Board
@@ -85,15 +85,21 @@ class SharedWaiting:
         self._calls = calls
         self._board = board
         self._run = run
+        self._here = OwnWaiting()
 
     async def put(self, key: Key, expected: Expected) -> None:
-        """Keep one."""
+        """Keep one: for whichever worker gets its socket, unless only this one can run it."""
+        if expected.only_here:
+            await self._here.put(key, expected)
+            return
         place = expected.reservation.place
         self._board.put(_name(key), place, pack(expected), RESERVATION_S)
         self._calls.part_with(expected.reservation)
 
     async def pop(self, key: Key) -> Expected | None:
         """The call and its place, if no worker has it yet."""
+        if (here := await self._here.pop(key)) is not None:
+            return here
         found = self._board.pop(_name(key), self._run, ARRIVING.get())
         if found is None:
             return None

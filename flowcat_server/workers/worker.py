@@ -24,7 +24,7 @@ from flowcat_server.routes.tokens import Memory
 from flowcat_server.workers import shared
 from flowcat_server.workers.board import Board
 from flowcat_server.workers.health import WorkersDoor, socket_path
-from flowcat_server.workers.placement import Placement, peer_prefix
+from flowcat_server.workers.placement import Placement, mark
 from flowcat_server.workers.post import Ended, Message, Moved, Told
 from flowcat_server.workers.team import BACKLOG, Seat
 
@@ -58,7 +58,8 @@ class Worker:
         self.stream_secret = team.stream_secret
         self.board = Board(team.board)
         self.run = self.board.join(seat.number, os.getpid())
-        self.peer_prefix = peer_prefix(self.run)
+        self.peer_prefix = f"pc-{mark(self.run)}"
+        self.mark = mark(self.run)
         self.places = shared.SharedPlaces(self.board, self.run, max_calls)
         self.used_tokens: Memory = shared.used_tokens(self.board)
         self.seen_webhooks: Memory = shared.seen_webhooks(self.board)

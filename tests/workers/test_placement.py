@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,11 @@ from flowcat_server.workers.team import Seat, Team, bind, found
 from flowcat_server.workers.worker import Worker
 from tests.callscript import loaded
 
-ECHO = "topology: {mode: echo}\nserver: {bind: '127.0.0.1:0'}\n"
+ECHO = """
+topology: {mode: echo}
+server: {bind: '127.0.0.1:0'}
+carriers: {audiosocket: {bind: '127.0.0.1:0'}}
+"""
 
 
 on_both_loops = pytest.mark.parametrize(
@@ -103,9 +108,23 @@ async def house() -> AsyncIterator[House]:
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await worker.open(runner, desk, None, lambda: None, stack)  # type: ignore[arg-type]
+            await worker.open(runner, desk, Asterisk(desk), lambda: None, stack)  # type: ignore[arg-type]
         port = team.web[0].getsockname()[1]
         yield House(team, desks, f"http://127.0.0.1:{port}", port)
+
+
+class Asterisk:
+    """The door that takes connections which nobody has read from."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def take(self, connection: socket.socket) -> None:
+        self._desk.served.append("audiosocket")
+        self._desk.worker.board.take(self._desk.worker.run, 1000, ARRIVING.get())
+        connection.setblocking(True)
+        connection.sendall(b"%d" % self._desk.worker.run)
+        connection.close()
 
 
 @asynccontextmanager
@@ -124,18 +143,18 @@ async def dial_ten() -> None:
     async with house() as two, lines() as session, AsyncExitStack() as stack:
         runs = []
         for _ in range(10):
-            socket = await stack.enter_async_context(
+            leg = await stack.enter_async_context(
                 session.ws_connect(f"{two.url}/telephony/ws/twilio")
             )
-            await socket.send_str("hello")
-            served_by, word = (await socket.receive_str()).split()
+            await leg.send_str("hello")
+            served_by, word = (await leg.receive_str()).split()
             assert word == "hello"
             runs.append(int(served_by))
         assert sorted(runs) == [desk.worker.run for desk in two.desks for _ in range(5)]
         assert [member.load for member in two.desks[0].worker.board.members()] == [5, 5]
         for text in ("a" * 5000, "b", "c" * 100_000):
-            await socket.send_str(text)
-            assert (await socket.receive_str()).endswith(text)
+            await leg.send_str(text)
+            assert (await leg.receive_str()).endswith(text)
 
 
 async def test_a_socket_may_come_over_a_connection_that_served_other_requests():
@@ -146,11 +165,11 @@ async def test_a_socket_may_come_over_a_connection_that_served_other_requests():
             proxied = await stack.enter_async_context(lines(limit_per_host=1))
             async with proxied.get(f"{two.url}/healthz") as response:
                 await response.json()
-            socket = await stack.enter_async_context(
+            leg = await stack.enter_async_context(
                 proxied.ws_connect(f"{two.url}/telephony/ws/twilio")
             )
-            await socket.send_str("hello")
-            runs.append((await socket.receive_str()).split()[0])
+            await leg.send_str("hello")
+            runs.append((await leg.receive_str()).split()[0])
         assert sorted(runs) == ["1", "1", "1", "2", "2", "2"]
         del session
 
@@ -198,6 +217,9 @@ async def send_offers() -> None:
         "/webrtc/hangup/{peer}",
         "/api/calls/{call}",
         "/api/calls/{call}/hangup",
+        "/telephony/status/twilio/out-{call}",
+        "/telephony/answer/twilio/out-{call}",
+        "/telephony/next/twilio/token/{mark}x.y",
     ],
 )
 async def test_requests_about_a_call_go_to_its_worker(path: str):
@@ -206,17 +228,36 @@ async def test_requests_about_a_call_go_to_its_worker(path: str):
             board, me = desk.worker.board, desk.worker.run
             place = board.take(me, 10)
             assert place is not None
-            board.begun(place, f"call{me}")
-            url = two.url + path.format(peer=f"{desk.worker.peer_prefix}x", call=f"call{me}")
+            call = f"{me:023x}"
+            board.begun(place, call)
+            url = two.url + path.format(
+                peer=f"{desk.worker.peer_prefix}x", call=call, mark=desk.worker.mark
+            )
             for _ in range(4):
                 async with session.post(url, data=b"body") as response:
                     answer = await response.json()
                 assert (answer["run"], answer["body"]) == (me, "body")
 
 
+async def test_a_socket_that_only_one_worker_can_serve_goes_there():
+    async with house() as two, lines() as session, AsyncExitStack() as stack:
+        for desk in two.desks:
+            place = desk.worker.board.take(desk.worker.run, 1000)
+            assert place is not None
+            call = f"{desk.worker.run:023x}"
+            desk.worker.board.begun(place, call)
+            for run_id in (f"out-{call}", f"{desk.worker.mark}c"):
+                for _ in range(3):
+                    leg = await stack.enter_async_context(
+                        session.ws_connect(f"{two.url}/telephony/ws/twilio/{run_id}/token/x")
+                    )
+                    await leg.send_str("hello")
+                    assert await leg.receive_str() == f"{desk.worker.run} hello"
+
+
 async def test_a_request_about_a_call_that_is_over_is_answered_by_whoever_has_it():
     async with house() as two, lines(force_close=True) as session:
-        for path in ("/webrtc/events/pc-99.x", "/api/calls/gone", "/webrtc/events/nonsense"):
+        for path in ("/webrtc/events/pc-at-99-x", "/api/calls/gone", "/webrtc/events/nonsense"):
             async with session.get(two.url + path) as response:
                 assert (await response.json())["run"] in (1, 2)
 
@@ -258,11 +299,11 @@ async def test_a_connection_stays_where_it_is_when_an_inbox_is_full(
     async with house() as two, lines() as session, AsyncExitStack() as stack:
         monkeypatch.setattr(two.team.post, "send", lambda *_: False)
         for _ in range(6):
-            socket = await stack.enter_async_context(
+            leg = await stack.enter_async_context(
                 session.ws_connect(f"{two.url}/telephony/ws/twilio")
             )
-            await socket.send_str("hello")
-            assert (await socket.receive_str()).endswith("hello")
+            await leg.send_str("hello")
+            assert (await leg.receive_str()).endswith("hello")
         assert sum(m.load for m in two.desks[0].worker.board.members()) == 6
 
 
@@ -273,6 +314,18 @@ async def test_what_a_carrier_says_is_passed_on_to_all_others():
         first.worker.tell_others("twilio", told)
         await _until(lambda: second.told == [("twilio", told)])
         assert first.told == []
+
+
+async def test_asterisks_connections_go_round():
+    async with house() as two:
+        for _ in range(10):
+            reader, writer = await asyncio.open_connection(
+                *two.team.audiosocket[0].getsockname()[:2]
+            )
+            async with asyncio.timeout(5):
+                assert await reader.read() in (b"1", b"2")
+            writer.close()
+        assert [len(desk.served) for desk in two.desks] == [5, 5]
 
 
 async def test_one_worker_leads_and_the_end_of_a_call_is_told_to_it():

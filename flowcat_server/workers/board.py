@@ -13,20 +13,28 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from flowcat_server.errors import SharedStateError
 
-BUSY_S = 2.0
-"""So long the event loop waits for another worker's transaction, at most."""
+log = structlog.get_logger()
+
+BUSY_S = 0.25
+"""So long the event loop waits for another worker's transaction, at most. One takes some 30 us; a
+worker that was stopped in the middle of one is killed in the end."""
 ARRIVING_S = 30.0
 """A connection that was given to a worker counts as its load for so long, until it has a place."""
 SILENT_S = 3.0
 """A worker that has not said for so long that it lives is given no calls; see `Board.beat`."""
+MAX_OWED = 10_000
+"""Changes that could not be written and are tried again; more are forgotten."""
 _PURGE_EVERY = 100
 """Entries of a memory between two looks at what is too old."""
 
@@ -83,6 +91,7 @@ class Board:
             SharedStateError: The file cannot be used.
         """
         self._clock = clock
+        self._owed: deque[tuple[str, tuple[object, ...]]] = deque(maxlen=MAX_OWED)
         try:
             self._connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             for pragma in ("journal_mode=WAL", "synchronous=OFF", "wal_autocheckpoint=200"):
@@ -107,14 +116,26 @@ class Board:
         execute = self._connection.execute
         try:
             execute("BEGIN IMMEDIATE")
-            try:
-                yield execute
-            except BaseException:
-                execute("ROLLBACK")
-                raise
+            yield execute
             execute("COMMIT")
         except sqlite3.Error as error:
             raise SharedStateError(f"the workers' board: {error}") from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.rollback()
+
+    def _note(self, statement: str, *values: object) -> None:
+        """Write what nobody waits for; if that fails, again with the next `beat`.
+
+        A call must not end, and a place not be lost, because memory is full or a worker that was
+        stopped holds the file.
+        """
+        try:
+            with self._change() as execute:
+                execute(statement, values)
+        except SharedStateError as error:
+            self._owed.append((statement, values))
+            log.error("board_not_written", error=str(error))  # noqa: TRY400 - no fault of ours
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:
@@ -135,15 +156,17 @@ class Board:
 
     def ready(self, run: int, *, ready: bool) -> None:
         """Whether it is given calls from now on."""
-        with self._change() as execute:
-            execute(
-                "UPDATE workers SET ready = ?, seen = ? WHERE run = ?", (ready, self._clock(), run)
-            )
+        self._note(
+            "UPDATE workers SET ready = ?, seen = ? WHERE run = ?", ready, self._clock(), run
+        )
 
     def beat(self, run: int) -> None:
         """Its event loop runs; to be said every second."""
-        with self._change() as execute:
-            execute("UPDATE workers SET seen = ? WHERE run = ?", (self._clock(), run))
+        owed = list(self._owed)
+        self._owed.clear()
+        for statement, values in owed:
+            self._note(statement, *values)
+        self._note("UPDATE workers SET seen = ? WHERE run = ?", self._clock(), run)
 
     def hung(self, after_s: float) -> list[int]:
         """Processes of workers that took calls and have not said for so long that they live."""
@@ -215,18 +238,15 @@ class Board:
 
     def arrived(self, arriving: int) -> None:
         """The connection has its place, or has gone."""
-        with self._change() as execute:
-            execute("DELETE FROM arriving WHERE id = ?", (arriving,))
+        self._note("DELETE FROM arriving WHERE id = ?", arriving)
 
     def stays(self, arriving: int, run: int) -> None:
         """The connection could not be given away."""
-        with self._change() as execute:
-            execute("UPDATE arriving SET run = ? WHERE id = ?", (run, arriving))
+        self._note("UPDATE arriving SET run = ? WHERE id = ?", run, arriving)
 
     def took(self, run: int) -> None:
         """A worker took a connection that another gave it."""
-        with self._change() as execute:
-            execute("UPDATE workers SET moved = moved + 1 WHERE run = ?", (run,))
+        self._note("UPDATE workers SET moved = moved + 1 WHERE run = ?", run)
 
     # --- places -----------------------------------------------------------------------------
 
@@ -249,13 +269,11 @@ class Board:
 
     def begun(self, place: int, call_id: str) -> None:
         """The place is used by this call."""
-        with self._change() as execute:
-            execute("UPDATE places SET call_id = ? WHERE place = ?", (call_id, place))
+        self._note("UPDATE places SET call_id = ? WHERE place = ?", call_id, place)
 
     def give_back(self, place: int, run: int) -> None:
         """Free a place of this run; one that has become another's stays."""
-        with self._change() as execute:
-            execute("DELETE FROM places WHERE place = ? AND run = ?", (place, run))
+        self._note("DELETE FROM places WHERE place = ? AND run = ?", place, run)
 
     @property
     def used(self) -> int:
@@ -361,10 +379,8 @@ class Board:
     def sum_up(self, runs: Collection[int], text: str) -> None:
         """Keep one text, that of run 0, in place of those of runs that are over."""
         with self._change() as execute:
-            marks = ",".join("?" * len(runs))
-            found = execute(f"DELETE FROM metrics WHERE run IN ({marks})", tuple(runs))  # noqa: S608
-            if found.rowcount != len(runs):
-                execute("ROLLBACK")  # another worker did it meanwhile
-                execute("BEGIN")
-                return
-            execute("INSERT INTO metrics VALUES (0, ?)", (text,))
+            these = f"FROM metrics WHERE run IN ({','.join('?' * len(runs))})"
+            (found,) = execute(f"SELECT count(*) {these}", tuple(runs)).fetchone()
+            if found == len(runs):  # else another worker did it meanwhile
+                execute(f"DELETE {these}", tuple(runs))
+                execute("INSERT INTO metrics VALUES (0, ?)", (text,))

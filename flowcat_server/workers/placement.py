@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler, Middleware
 
+from flowcat_server.errors import SharedStateError
 from flowcat_server.routes.bodies import READ, read_body
 from flowcat_server.workers.board import Board
 from flowcat_server.workers.post import Moved, Post
@@ -72,7 +73,11 @@ class Placement:
         async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
             arriving = self._given.pop(request.protocol, None)
             if arriving is None:
-                best, arriving = await self._choose(request)
+                best, arriving = self._run, 0
+                try:
+                    best, arriving = await self._choose(request)
+                except SharedStateError as error:
+                    log.error("connection_kept", reason=str(error))  # noqa: TRY400 - no fault of ours
                 if best != self._run and await self._give(request, best, arriving):
                     return _Gone()
             # aiohttp handles each request in a task, and so in a context, of its own.

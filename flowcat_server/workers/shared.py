@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from contextvars import ContextVar
 
 import msgspec
+import structlog
 
 from flowcat_server.calls import RESERVATION_S, Calls, Incoming
 from flowcat_server.errors import SharedStateError
@@ -13,6 +14,8 @@ from flowcat_server.routes.expected import Expected, Key, OwnWaiting, Told
 from flowcat_server.routes.gate import REPLAY_WINDOW_S
 from flowcat_server.routes.tokens import LIFETIME_S, MAX_REMEMBERED
 from flowcat_server.workers.board import Board
+
+log = structlog.get_logger()
 
 ARRIVING: ContextVar[int] = ContextVar("arriving", default=0)
 """The connection that is being served, as `Board.place_call` counts it; 0: none."""
@@ -37,8 +40,12 @@ class SharedPlaces:
         return self._board.live()
 
     def take(self) -> int | None:
-        """Take a place; None where all are in use."""
-        return self._board.take(self._run, self._limit, ARRIVING.get())
+        """Take a place; None where all are in use, or nobody can say."""
+        try:
+            return self._board.take(self._run, self._limit, ARRIVING.get())
+        except SharedStateError as error:
+            log.error("place_unknown", error=str(error))  # noqa: TRY400 - no fault of ours
+            return None
 
     def begun(self, place: int, call_id: str) -> None:
         """The place is used by this call."""
@@ -93,8 +100,13 @@ class SharedWaiting:
             await self._here.put(key, expected)
             return
         place = expected.reservation.place
-        self._board.put(_name(key), place, pack(expected), RESERVATION_S)
-        self._calls.part_with(expected.reservation)
+        try:
+            self._board.put(_name(key), place, pack(expected), RESERVATION_S)
+        except SharedStateError as error:
+            log.error("waiting_call_not_shared", error=str(error))  # noqa: TRY400 - no fault of ours
+            await self._here.put(key, expected)
+        else:
+            self._calls.part_with(expected.reservation)
 
     async def pop(self, key: Key) -> Expected | None:
         """The call and its place, if no worker has it yet."""

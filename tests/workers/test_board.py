@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flowcat_server.errors import SharedStateError
 from flowcat_server.workers.board import ARRIVING_S, SILENT_S, Board
 from tests.fakes.doors import Clock
 
@@ -173,6 +175,29 @@ def test_a_worker_that_hangs_is_given_nothing(board: Board, clock: Clock):
     assert board.hung(SILENT_S) == [12]
     board.beat(second)
     assert board.place_call(first)[0] == second
+
+
+# --- trouble --------------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_written_is_written_later(path: Path, board: Board):
+    (mine,) = join(board, os.getpid())
+    place, kept = board.take(mine, 10), board.take(mine, 10)
+    assert place is not None
+    assert kept is not None
+    with sqlite3.connect(path, isolation_level=None) as stuck:
+        stuck.execute("BEGIN IMMEDIATE")
+        board._connection.execute("PRAGMA busy_timeout=10")
+        board.give_back(place, mine)
+        board.begun(kept, "call")
+        with pytest.raises(SharedStateError, match="locked"):
+            board.take(mine, 10)
+        assert board.used == 2
+        stuck.execute("ROLLBACK")
+    stuck.close()
+    board.beat(mine)
+    assert board.used == 1
+    assert board.live() == ["call"]
 
 
 # --- waiting calls --------------------------------------------------------------------------------

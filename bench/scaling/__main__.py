@@ -133,13 +133,18 @@ def _together(points: list[Point]) -> Point:
     return replace(
         first,
         calls=sum(each.calls for each in points),
-        faults=tuple(fault for each in points for fault in each.faults),
+        faults=tuple(fault for each in points for fault in (each.faults or _silence(each))),
         latency=_worst([each.latency for each in points]),
         own_lateness=_worst([each.own_lateness for each in points]),
         # Each generator watched the first worker while it ran.
         cpu_s=first.cpu_s * len(points),
         frames=sum(each.frames for each in points),
     )
+
+
+def _silence(point: Point) -> tuple[str, ...]:
+    """A generator that got no time sent nothing, and lost nothing."""
+    return () if point.frames else ("nothing sent",)
 
 
 def _worst(spreads: list[Spread | None]) -> Spread | None:

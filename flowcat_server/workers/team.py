@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from flowcat_server.errors import ConfigError
 from flowcat_server.workers.post import Post
 
 BACKLOG = 1024
+_PREFIX, _LOCK = "flowcat-", "lock"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 
 
@@ -28,6 +30,8 @@ class Team:
     size: int
     room: Path
     """A private directory in memory; whoever owns the team removes it."""
+    lock: int
+    """Held on a file of the room by the supervisor and every worker."""
     post: Post
     web: Sequence[socket.socket]
     """Bound to `server.bind`; every worker listens on them."""
@@ -46,6 +50,7 @@ class Team:
         self.post.close()
         for listener in (*self.web, *self.audiosocket):
             listener.close()
+        os.close(self.lock)
         shutil.rmtree(self.room, ignore_errors=True)
 
 
@@ -78,9 +83,11 @@ def found(loaded: Loaded, size: int) -> Team:
     other = loaded.config.carriers.audiosocket.bind
     audiosocket = bind("carriers.audiosocket.bind", other) if other else []
     token = server.api_token.get_secret_value()
+    room, lock = make_room()
     return Team(
         size,
-        _room(),
+        room,
+        lock,
         Post(size),
         web,
         audiosocket,
@@ -121,7 +128,29 @@ def bind(key: str, address: str) -> list[socket.socket]:
     return bound
 
 
-def _room() -> Path:
-    with suppress(OSError):
-        return Path(tempfile.mkdtemp(prefix="flowcat-", dir=_MEMORY))
-    return Path(tempfile.mkdtemp(prefix="flowcat-"))
+def make_room(parent: Path = _MEMORY) -> tuple[Path, int]:
+    """A directory of our own, and the lock that says so.
+
+    The kernel frees the lock when no process of the server is left (flock(2)): what servers that
+    were killed have left in memory is removed by the next one that starts.
+    """
+    if not os.access(parent, os.W_OK | os.X_OK):
+        parent = Path(tempfile.gettempdir())
+    for file in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError):
+            _remove_abandoned(file)
+    room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    new = room / f"{_LOCK}.new"
+    lock = os.open(new, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    new.rename(room / _LOCK)  # nobody finds it before it is locked
+    return room, lock
+
+
+def _remove_abandoned(file: Path) -> None:
+    lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(file.parent, ignore_errors=True)
+    finally:
+        os.close(lock)

@@ -24,6 +24,10 @@ def test_two_generators_are_one_measurement_with_the_worse_latency():
     assert round(both.us_per_frame, 1) == POINT.us_per_frame
 
 
+def test_a_generator_that_sent_nothing_held_nothing():
+    assert not _together([POINT, replace(POINT, frames=0)]).held
+
+
 def test_the_ratio_is_that_of_calls_that_were_held():
     failed = replace(POINT, calls=300, faults=("1 lost",))
     one = Measured(1, (POINT, failed), ())

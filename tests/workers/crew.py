@@ -79,7 +79,7 @@ def broken(seat: Seat) -> int:
 if __name__ == "__main__":
     logs.configure()
     room = Path(sys.argv[2])
-    team = Team(2, room, Post(2), [], [], "token", False, b"secret")
+    team = Team(2, room, os.open(room, os.O_RDONLY), Post(2), [], [], "token", False, b"secret")
     work = {"serve": serve, "hangs": hangs, "dies": dies, "stubborn": stubborn, "broken": broken}[
         sys.argv[1]
     ]

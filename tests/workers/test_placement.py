@@ -17,11 +17,10 @@ import uvloop
 from aiohttp import web
 
 from flowcat_server.core.carrier import CallStatus
-from flowcat_server.errors import ConfigError
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.workers.placement import MAX_BODY_BYTES
 from flowcat_server.workers.shared import ARRIVING
-from flowcat_server.workers.team import Seat, Team, bind, found
+from flowcat_server.workers.team import Seat, Team, found
 from flowcat_server.workers.worker import Worker
 from tests.callscript import loaded
 
@@ -345,17 +344,3 @@ async def _until(wanted: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not wanted():  # noqa: ASYNC110 - looks from outside
             await asyncio.sleep(0.01)
-
-
-async def test_an_address_in_use_is_a_mistake_of_the_file():
-    async with house() as two:
-        two.team.web[0].listen()
-        with pytest.raises(ConfigError, match="server.bind: cannot listen on 127.0.0.1:"):
-            bind("server.bind", f"127.0.0.1:{two.port}")
-
-
-def test_a_name_with_several_addresses_has_one_port():
-    bound = bind("server.bind", "localhost:0")
-    assert len({each.getsockname()[1] for each in bound}) == 1
-    for each in bound:
-        each.close()

@@ -6,7 +6,7 @@ everything else is optional and additive. Durations are integers of milliseconds
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -14,7 +14,7 @@ from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.carriers import Carriers
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
-from flowcat_server.config.types import Duration, PortRange, Texts
+from flowcat_server.config.types import Duration, PortRange, Texts, Workers
 from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 
 __all__ = ["Agent", "Carriers", "Config", "ProviderSpec", "Topology", "Turn"]
@@ -105,7 +105,7 @@ class Server(FlowcatBlock):
         default=600_000,
         description="On SIGTERM: how long live calls may go on before they are ended.",
     )
-    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+    workers: Workers = Field(
         default=1,
         description="Processes that share the port and `limits.max_calls`; auto: one for each "
         "core.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,13 +22,14 @@ supervisor.LOOK_S = 0.2
 
 def serve(seat: Seat) -> int:
     """Ready at once; 0 on SIGTERM."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ended: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     print("begun", seat.number, os.getpid(), time.monotonic(), flush=True)
     with Board(seat.team.board) as board:
         run = board.join(seat.number, os.getpid())
         board.ready(run, ready=True)
-        while not ended.wait(0.05):
+        while not ended:
+            time.sleep(0.05)
             board.beat(run)
     return 0
 

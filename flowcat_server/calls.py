@@ -17,13 +17,16 @@ from typing import Any, Protocol
 
 import structlog
 
+from flowcat_server.agents import Agents
+from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
 from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
-from flowcat_server.errors import CallRefused, TransportError
+from flowcat_server.core.overload import Overload
+from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.metrics import Metrics
-from flowcat_server.pipeline import CallLine, Parts
+from flowcat_server.pipeline import CallLine
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.recording import Recording
@@ -138,6 +141,8 @@ class Incoming:
     external_id: str = ""
     """The carrier's own id of the call."""
     variables: Mapping[str, Any] = field(default_factory=dict)
+    agent: str = ""
+    """Name of the agent that answers; empty: the default one."""
 
 
 class Calls:
@@ -145,15 +150,16 @@ class Calls:
 
     def __init__(
         self,
-        parts: Parts,
+        agents: Agents,
         store: Store,
         recorder: Recorder | None,
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         on_ended: Callable[[], None] = lambda: None,
+        overload: Overload | None = None,
         places: Places | None = None,
     ) -> None:
-        self.parts = parts
+        self.agents = agents
         self.draining = False
         self.live: dict[str, Session] = {}
         self._store = store
@@ -161,16 +167,27 @@ class Calls:
         self._metrics = metrics
         self._tasks = tasks
         self._on_ended = on_ended
-        self._places = places or OwnPlaces(parts.config.limits.max_calls)
+        self._overload = overload or Overload(0)
+        self._places = places or OwnPlaces(self.config.limits.max_calls)
         self._reserved: set[Reservation] = set()
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
         """Why every call ends now; empty while they may go on."""
-        limit_ms = parts.config.observability.budget.first_audio_p95
+        limit_ms = self.config.observability.budget.first_audio_p95
         self._budget = LatencyBudget(limit_ms) if limit_ms else None
         self._budget_log_at = 0.0
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where calls are counted."""
+        return self._metrics
+
+    @property
+    def config(self) -> Config:
+        """What holds for all agents: limits, records, observability."""
+        return self.agents.default.config
 
     # --- admission -------------------------------------------------------------------------
 
@@ -184,11 +201,22 @@ class Calls:
         """Ids of the calls that are live, whichever process runs them."""
         return {*self.live, *self._places.live}
 
+    @property
+    def closed_for(self) -> str:
+        """Why no new call is taken now: ``draining``, ``full``, ``overloaded``; empty: it is."""
+        if self.draining:
+            return "draining"
+        if self.count >= self.config.limits.max_calls:
+            return "full"
+        # Without a call there is none to protect, and nothing to gain by waiting for one to end.
+        return "overloaded" if self._overload.overloaded and self._reserved else ""
+
     def reserve(self) -> Reservation:
-        """Take a place. Raises `CallRefused` when the server is full or draining."""
-        place = None if self.draining else self._places.take()
+        """Take a place. Raises `CallRefused` when none is given away, see `closed_for`."""
+        reason = self.closed_for
+        place = None if reason else self._places.take()
         if place is None:
-            reason = "draining" if self.draining else "full"
+            reason = reason or "full"  # another process was faster
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
@@ -293,7 +321,10 @@ class Calls:
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
     ) -> None:
-        config = self.parts.config
+        config = self.config
+        parts = self.agents.get(incoming.agent)
+        if parts is None:
+            raise ConfigError(f"there is no agent {incoming.agent!r}")
         accepted_at = time.time_ns() // 1_000_000
         name = self._store.new_recording(call_id, accepted_at) if self._recorder else ""
         recording: Recording | None = None
@@ -309,7 +340,7 @@ class Calls:
                     mono=config.records.audio == "mono",
                     now_ms=session.now_ms,
                 )
-            line = CallLine(session, self.parts, transport, recording, incoming.variables)
+            line = CallLine(session, parts, transport, recording, incoming.variables)
             for task_name, coroutine in work:
                 session.own(session.spawn(task_name, coroutine()))
             return line
@@ -322,7 +353,7 @@ class Calls:
             call_id,
             transport,
             build,
-            agent_name=self.parts.profile.name,
+            agent_name=parts.profile.name,
             channel=incoming.channel,
             from_number=incoming.from_number,
             to_number=incoming.to_number,
@@ -333,7 +364,7 @@ class Calls:
         )
         row = CallRow(
             call_id,
-            self.parts.profile.name,
+            parts.profile.name,
             incoming.channel,
             accepted_at,
             incoming.from_number,
@@ -351,7 +382,7 @@ class Calls:
             stack.callback(self._on_ended)
             stack.push_async_callback(self._store.call_ended, call_id)
             stack.push_async_callback(close_recording)
-            meter = self._metrics.call(incoming.channel, session)
+            meter = self._metrics.call(incoming.channel, session, parts.profile.name)
             stack.callback(meter.close)
             for subscriber in (writer.on_event, meter.on_event, self._on_event, *subscribers):
                 session.subscribe(subscriber)

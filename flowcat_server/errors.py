@@ -10,7 +10,7 @@ FlowcatError
 |   |-- ProviderUnavailable  no connection, reset, or a server fault
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
-|-- CallRefused            no new call is taken now (full, draining)
+|-- CallRefused            a call is not taken (full, draining, overloaded, rejected)
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
 |-- SharedStateError       what several workers or machines share is out of reach
@@ -125,10 +125,12 @@ class ProviderProtocol(ProviderError):
 
 
 class CallRefused(FlowcatError):
-    """No new call is taken now. `reason` is ``full`` or ``draining``."""
+    """A call is not taken. `reason` is ``full``, ``draining``, ``overloaded`` or ``rejected``."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, *, say: str = "", detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        self.say = say
+        """What the caller is told; empty: what the agent file says for this."""
         super().__init__(f"call refused: {reason}")
 
 

@@ -7,12 +7,9 @@ told apart by their class names, because this module lies below the one that def
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,13 +21,16 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-log = structlog.get_logger()
-
 METRICS: Final[dict[str, str]] = {
     "flowcat_build_info": "Always 1; the version is a label.",
     "flowcat_calls_total": "Calls that ended, by channel and reason.",
+    "flowcat_agent_calls_total": "Calls that ended, by agent and reason.",
     "flowcat_calls_active": "Calls that are live.",
     "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
+    "flowcat_route_webhook_duration_seconds": (
+        "How long routes.webhook took to say who answers a call, by outcome: answered, rejected, "
+        "timeout or failed."
+    ),
     "flowcat_call_duration_seconds": "Length of ended calls.",
     "flowcat_turns_total": "Finished turns: answered, interrupted or unanswered.",
     "flowcat_turn_latency_seconds": (
@@ -65,6 +65,15 @@ METRICS: Final[dict[str, str]] = {
     "flowcat_media_dropped_frames_total": "Pieces of audio that were dropped, by where.",
     "flowcat_records_dropped_total": "Events and rows that could not be recorded.",
     "flowcat_loop_lag_seconds": "How late the event loop ran a timer, sampled every 20 ms.",
+    "flowcat_loop_stalls_total": (
+        "Timers that were late by observability.stall or more, by what the time went into: "
+        "computing, collecting (garbage), waiting (for a file, a lock, another thread), starved "
+        "(no core was free)."
+    ),
+    "flowcat_loop_stall_longest_seconds": "The longest of these stalls since the start.",
+    "flowcat_gc_collections_total": "Garbage collections, by generation.",
+    "flowcat_gc_seconds_total": "What they took, in which nothing else ran, by generation.",
+    "flowcat_gc_longest_seconds": "The longest collection since the start, by generation.",
 }
 """Every metric and what it says."""
 
@@ -74,6 +83,7 @@ LATENCY_BUCKETS: Final = (
 """Seconds; finest where a pause begins to feel like one."""
 DURATION_BUCKETS: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
 TOOL_BUCKETS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+ROUTE_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0)
 LAG_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 LATENCY_PARTS: Final = (
@@ -85,7 +95,9 @@ LATENCY_PARTS: Final = (
     "tts_first_audio",
     "send",
 )
-REFUSED: Final = ("full", "draining")
+REFUSED: Final = ("full", "draining", "overloaded", "rejected")
+STALLS: Final = ("computing", "collecting", "waiting", "starved")
+ROUTED: Final = ("answered", "rejected", "timeout", "failed")
 OUTCOMES: Final = ("answered", "interrupted", "unanswered")
 
 BREAKER_STATES: Final = ("closed", "half_open", "open")
@@ -99,6 +111,14 @@ class FrameCounts(Protocol):
 
     frames_in: int
     frames_out: int
+
+
+class CollectionCounts(Protocol):
+    """What garbage collection took, each a list by generation; plain attributes."""
+
+    count: list[int]
+    seconds: list[float]
+    longest: list[float]
 
 
 class BreakerCounts(Protocol):
@@ -116,9 +136,9 @@ class BreakerCounts(Protocol):
 class CallMetrics:
     """Counts one call; `on_event` takes the call's event stream. Made by `Metrics.call`."""
 
-    def __init__(self, metrics: Metrics, channel: str, frames: object) -> None:
+    def __init__(self, metrics: Metrics, channel: str, frames: object, agent: str) -> None:
         self._metrics = metrics
-        self._channel = channel
+        self._channel, self._agent = channel, agent
         self._handlers: dict[str, Callable[[Any], None]] = {
             "TurnCompleted": metrics._turn,
             "AgentHeard": metrics._heard,
@@ -139,11 +159,12 @@ class CallMetrics:
         """The call is over, also without an end in its events. Idempotent."""
         if self._live:
             self._live = False
+            self._handlers = {}  # one of them is this object's own: freed at once, not as a cycle
             self._metrics._leave(self)
 
     def _ended(self, event: Any) -> None:
         if self._live:
-            self._metrics._ended(self._channel, event.reason, event.at_ms)
+            self._metrics._ended(self._channel, self._agent, event.reason, event.at_ms)
             self.close()
 
 
@@ -169,9 +190,11 @@ class Metrics:
         self._live: set[CallMetrics] = set()
         self._gone = {"in": 0, "out": 0}
         self._media_dropped: dict[str, Callable[[], int]] = {}
-        self._breakers: dict[tuple[str, str], BreakerCounts] = {}
+        self._breakers: dict[tuple[str, str], list[BreakerCounts]] = {}
         self._now_ms: Callable[[], int] = lambda: 0
         self._records_dropped = 0
+        self._longest_stall = 0.0
+        self._collections: CollectionCounts | None = None
         self._tools: set[str] = set()
         self._build(version)
         reasons = sorted(reasons)
@@ -186,8 +209,17 @@ class Metrics:
         self._calls = Counter(
             *_named("flowcat_calls_total"), ["channel", "reason"], registry=registry
         )
+        self._agent_calls = Counter(
+            *_named("flowcat_agent_calls_total"), ["agent", "reason"], registry=registry
+        )
         self._refused = Counter(
             *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
+        )
+        self._routed = Histogram(
+            *_named("flowcat_route_webhook_duration_seconds"),
+            ["outcome"],
+            buckets=ROUTE_BUCKETS,
+            registry=registry,
         )
         self._duration = Histogram(
             *_named("flowcat_call_duration_seconds"), buckets=DURATION_BUCKETS, registry=registry
@@ -222,8 +254,13 @@ class Metrics:
         self._lag = Histogram(
             *_named("flowcat_loop_lag_seconds"), buckets=LAG_BUCKETS, registry=registry
         )
+        self._stalls = Counter(*_named("flowcat_loop_stalls_total"), ["cause"], registry=registry)
         for reason in REFUSED:
             self._refused.labels(reason)
+        for cause in STALLS:
+            self._stalls.labels(cause)
+        for outcome in ROUTED:
+            self._routed.labels(outcome)
         for outcome in OUTCOMES:
             self._turns.labels(outcome)
         for part in LATENCY_PARTS:
@@ -231,9 +268,9 @@ class Metrics:
 
     # --- what is counted ----------------------------------------------------------------------
 
-    def call(self, channel: str, frames: object = None) -> CallMetrics:
+    def call(self, channel: str, frames: object = None, agent: str = "") -> CallMetrics:
         """A call began. `frames` has the attributes of `FrameCounts`, as far as it counts."""
-        call = CallMetrics(self, channel, frames)
+        call = CallMetrics(self, channel, frames, agent)
         self._live.add(call)
         return call
 
@@ -243,8 +280,12 @@ class Metrics:
         return len(self._live)
 
     def call_refused(self, reason: str) -> None:
-        """A call was not taken: ``full``, ``draining``, ..."""
+        """A call was not taken: ``full``, ``draining``, ``rejected``, ..."""
         self._refused.labels(reason).inc()
+
+    def route_asked(self, outcome: str, seconds: float) -> None:
+        """The inbound webhook was asked about a call; `outcome` is one of `ROUTED`."""
+        self._routed.labels(outcome).observe(seconds)
 
     def over_budget(self, stage: str) -> None:
         """Response latency is over budget, mostly because of `stage`."""
@@ -265,13 +306,28 @@ class Metrics:
     def watch_breaker(
         self, kind: str, provider: str, breaker: BreakerCounts, now_ms: Callable[[], int]
     ) -> None:
-        """Report a provider's breaker; `now_ms` is the clock it goes by."""
-        self._breakers[kind, provider] = breaker
+        """Report a provider's breaker; `now_ms` is the clock it goes by.
+
+        Agents that use a provider in different ways have a breaker each: they are counted
+        together, and the worst state is shown.
+        """
+        known = self._breakers.setdefault((kind, provider), [])
+        if breaker not in known:
+            known.append(breaker)
         self._now_ms = now_ms
 
     def loop_lag(self, seconds: float) -> None:
         """One sample of how late the event loop was."""
         self._lag.observe(seconds)
+
+    def loop_stalled(self, cause: str, seconds: float) -> None:
+        """The loop was so late that it counts as a stall; `cause` is one of `STALLS`."""
+        self._stalls.labels(cause).inc()
+        self._longest_stall = max(self._longest_stall, seconds)
+
+    def watch_collections(self, collections: CollectionCounts) -> None:
+        """Report garbage collection."""
+        self._collections = collections
 
     def render(self) -> tuple[bytes, str]:
         """Body and content type of ``GET /metrics`` (Prometheus text format 0.0.4)."""
@@ -313,8 +369,9 @@ class Metrics:
             if amount:
                 self._usage.labels(used.kind, used.provider, unit).inc(amount)
 
-    def _ended(self, channel: str, reason: str, duration_ms: int) -> None:
+    def _ended(self, channel: str, agent: str, reason: str, duration_ms: int) -> None:
         self._calls.labels(channel, reason).inc()
+        self._agent_calls.labels(agent, reason).inc()
         self._duration.observe(duration_ms / 1000)
 
     def _leave(self, call: CallMetrics) -> None:
@@ -335,7 +392,27 @@ class Metrics:
         yield CounterMetricFamily(
             *_named("flowcat_records_dropped_total"), value=self._records_dropped
         )
+        yield GaugeMetricFamily(
+            *_named("flowcat_loop_stall_longest_seconds"), value=self._longest_stall
+        )
+        yield from self._collect_collections()
         yield from self._collect_breakers()
+
+    def _collect_collections(self) -> Iterable[Metric]:
+        labels = ["generation"]
+        count = CounterMetricFamily(*_named("flowcat_gc_collections_total"), labels=labels)
+        seconds = CounterMetricFamily(*_named("flowcat_gc_seconds_total"), labels=labels)
+        longest = GaugeMetricFamily(*_named("flowcat_gc_longest_seconds"), labels=labels)
+        told = self._collections
+        for generation in range(len(told.count) if told is not None else 0):
+            assert told is not None  # noqa: S101 - the range is empty otherwise
+            name = [str(generation)]
+            count.add_metric(name, told.count[generation])
+            seconds.add_metric(name, told.seconds[generation])
+            longest.add_metric(name, told.longest[generation])
+        yield count
+        yield seconds
+        yield longest
 
     def _collect_breakers(self) -> Iterable[Metric]:
         labels = ["kind", "provider"]
@@ -348,12 +425,12 @@ class Metrics:
             *_named("flowcat_provider_guesses_total"), labels=[*labels, "outcome"]
         )
         now_ms = self._now_ms()
-        for names, breaker in self._breakers.items():
-            state.add_metric(names, BREAKER_STATES.index(breaker.state(now_ms)))
-            opened.add_metric(names, breaker.opened)
-            lost.add_metric(names, breaker.hedges_lost)
-            guesses.add_metric((*names, "used"), breaker.guesses_used)
-            guesses.add_metric((*names, "dropped"), breaker.guesses_dropped)
+        for names, breakers in self._breakers.items():
+            state.add_metric(names, max(BREAKER_STATES.index(b.state(now_ms)) for b in breakers))
+            opened.add_metric(names, sum(b.opened for b in breakers))
+            lost.add_metric(names, sum(b.hedges_lost for b in breakers))
+            guesses.add_metric((*names, "used"), sum(b.guesses_used for b in breakers))
+            guesses.add_metric((*names, "dropped"), sum(b.guesses_dropped for b in breakers))
         yield state
         yield opened
         yield lost
@@ -383,27 +460,3 @@ def _counters(name: str, label: str, values: Mapping[str, int]) -> Metric:
     for value, count in values.items():
         family.add_metric([value], count)
     return family
-
-
-LAG_INTERVAL_S = 0.02
-STALL_MS = 100
-_STALL_LOG_S = 1.0
-
-
-async def watch_loop(metrics: Metrics, *, stall_ms: int = STALL_MS) -> None:
-    """Measure how late the event loop runs its timers, until cancelled.
-
-    Run it as one task of the process. A lag of `stall_ms` or more is logged as ``loop_stalled``,
-    at most once a second.
-    """
-    quiet_until = 0.0
-    while True:
-        # The loop's own clock may stand still for a whole iteration: ask the system's.
-        due = time.monotonic() + LAG_INTERVAL_S
-        await asyncio.sleep(LAG_INTERVAL_S)
-        now = time.monotonic()
-        lag = max(0.0, now - due)
-        metrics.loop_lag(lag)
-        if lag * 1000 >= stall_ms and now >= quiet_until:
-            quiet_until = now + _STALL_LOG_S
-            log.warning("loop_stalled", ms=round(lag * 1000))

@@ -31,7 +31,7 @@ from flowcat_server.core.interfaces import (
 )
 from flowcat_server.core.language import TurnWords
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Emit, Processor, link
+from flowcat_server.core.processor import Emit, Processor, link, unlink
 from flowcat_server.core.speech import Reply
 from flowcat_server.core.templates import names, time_variables
 from flowcat_server.core.turn import TurnDetector, TurnRules
@@ -169,6 +169,18 @@ class CallLine:
         self._counting()
         for used in self._usage.told(self._call.now_ms()):
             self._call.publish(used)
+
+    def close(self) -> None:
+        """The call is over: take the line apart.
+
+        Stages, ledger and the functions between them know each other in circles. Apart, they are
+        freed now; together they would wait for a garbage collection, which stops all calls.
+        """
+        self.playout.untap()
+        for stage in self.processors:
+            vars(stage).clear()
+        unlink(self.processors)
+        vars(self).clear()
 
     # --- the three lists --------------------------------------------------------------------
 

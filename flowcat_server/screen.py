@@ -46,6 +46,7 @@ def start_screen(
     """Print one screen."""
     lines = [f"flowcat-server {__version__}  ready in {ready_s:.1f} s", ""]
     rows = [("Agent", f"{loaded.config.agent.name}  ({loaded.path})")]
+    rows += [("", f"{name}  ({file.path})") for name, file in loaded.agents.items()]
     rows += _addresses(loaded, address, token, token_made=token_made)
     rows += _carriers(loaded, address)
     rows += [(_KINDS[item.kind], _provider(item)) for item in used]

@@ -20,16 +20,19 @@ from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Config
 from flowcat_server.config.types import parse_bind
 from flowcat_server.core import ended
+from flowcat_server.core.overload import Overload
 from flowcat_server.errors import ConfigError, FlowcatError
-from flowcat_server.metrics import Metrics, watch_loop
+from flowcat_server.loop_watch import LoopWatch
+from flowcat_server.metrics import Metrics
 from flowcat_server.processors.lineup import now_ms
 from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
 from flowcat_server.routes.access import guard
-from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
+from flowcat_server.routes.connections import app_runner, watch_connections
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
@@ -40,7 +43,7 @@ from flowcat_server.routes.telephony import TelephonyDoor
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.routes.webrtc import WebRtcDoor
 from flowcat_server.screen import Address, start_screen
-from flowcat_server.startup import Built, Progress, build, prepare_later
+from flowcat_server.startup import Built, Progress, build, prepare_all_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
 from flowcat_server.workers.alone import Alone
@@ -52,10 +55,11 @@ from flowcat_server.workers.worker import Worker
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
-GC_THRESHOLDS = (5_000, 20, 100)
-"""After the models are loaded their objects are frozen; what calls allocate is collected in
-small steps, so that no collection is long enough to be heard, and often enough that ended calls,
-whose few objects hold large buffers, do not pile up."""
+GC_THRESHOLDS = (2_000, 10, 50)
+"""After the models are loaded their objects are frozen. A step looks at two thousand new objects,
+which is about a millisecond, each tenth step at those of the ten; a full collection looks at all
+live calls, and comes when a million objects have stayed, so that what libraries leave in circles
+cannot fill the memory."""
 
 
 def run(loaded: Loaded) -> int:
@@ -92,7 +96,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 class Server:
-    """One process: one agent, its providers, its doors and its live calls."""
+    """One process: its agents, their providers, its doors and its live calls."""
 
     def __init__(self, loaded: Loaded, seat: Seat | None = None) -> None:
         """Create it; `serve` starts.
@@ -133,12 +137,13 @@ class Server:
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
             webhook = self._webhook(store, http, tasks, stack, worker)
+            overload = Overload(self._loaded.config.limits.max_lag)
+            worker.overload = overload
             calls = Calls(
-                built.parts, store, recorder, metrics, tasks, webhook, places=worker.places
+                built.agents, store, recorder, metrics, tasks, webhook, overload, worker.places
             )
-            if built.parts.tts:
-                prepare = tasks.create_task(prepare_later(built.parts), name="prepare-speech")
-                stack.callback(prepare.cancel)
+            prepare = tasks.create_task(prepare_all_later(built.agents), name="prepare-speech")
+            stack.callback(prepare.cancel)
             logs.register_secret(worker.api_token)
             offers = Offers(_webrtc_settings(self._loaded.config), prefix=worker.peer_prefix)
             stack.push_async_callback(offers.close)
@@ -153,10 +158,11 @@ class Server:
             app = self._app(
                 calls, carrier_calls, pacer, store, metrics, http, offers, worker, built
             )
-            address = await self._open(app, carrier_calls, pacer, worker, stack)
+            address = await self._open(app, carrier_calls, pacer, worker, tasks, stack)
             _settle_memory()
-            watch = tasks.create_task(watch_loop(metrics), name="watch-loop")
-            stack.callback(watch.cancel)
+            watch = LoopWatch(metrics, overload, stall_ms=self._loaded.config.observability.stall)
+            watch.start()
+            stack.callback(watch.close)
             ready_s = time.monotonic() - begun
             if worker.first:
                 start_screen(
@@ -273,12 +279,16 @@ class Server:
         calls: CarrierCalls,
         pacer: Pacer,
         worker: Alone | Worker,
+        tasks: asyncio.TaskGroup,
         stack: AsyncExitStack,
     ) -> Address:
         config = self._loaded.config
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=5)
+        runner = app_runner(app, shutdown_timeout=5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None  # noqa: S101 - it was just set up
+        watch = tasks.create_task(watch_connections(runner.server), name="watch-connections")
+        stack.callback(watch.cancel)
         audiosocket = None
         if config.carriers.audiosocket.bind:
             line = next(each for each in lines(config) if each.carrier.name == "audiosocket")
@@ -338,10 +348,10 @@ def _hide_secrets(config: Config) -> None:
 
 
 def _watch_breakers(metrics: Metrics, built: Built) -> None:
-    parts = built.parts
-    for kind in ("stt", "llm", "tts", "realtime"):
-        for candidate in getattr(parts, kind):
-            metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
+    for parts in built.agents:
+        for kind in ("stt", "llm", "tts", "realtime"):
+            for candidate in getattr(parts, kind):
+                metrics.watch_breaker(kind, candidate.name, candidate.breaker, now_ms)
 
 
 def _webrtc_settings(config: Config) -> WebRtcSettings:
@@ -370,7 +380,7 @@ def _info(loaded: Loaded, built: Built) -> dict[str, Any]:
     return {
         "agent": {
             "name": config.agent.name,
-            "suggestions": [fact.questions[0] for fact in loaded.knowledge if fact.questions][:4],
+            "suggestions": suggestions(loaded.knowledge),
         },
         "topology": {"mode": config.topology.mode, **names},
         "demo": names.get("llm", "").startswith("intents"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
@@ -22,7 +23,7 @@ from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Processor, unlink
+from flowcat_server.core.processor import Processor
 from flowcat_server.errors import ProviderError
 
 log = structlog.get_logger()
@@ -67,6 +68,9 @@ class Line(Protocol):
 
     def stop(self) -> None:
         """The call is over: of what the agent says, nothing more will be heard."""
+
+    def close(self) -> None:
+        """The stages are closed, and no task of the call runs: let go of everything."""
 
 
 class Session:
@@ -192,6 +196,11 @@ class Session:
             self._children.discard(task)
             self._owned.discard(task)
             work.close()  # a task that is cancelled before its first step never starts it
+            if task.cancelled():
+                # Taken from the task, the error is freed; left, its traceback holds the frames,
+                # and they hold the task.
+                with suppress(asyncio.CancelledError):
+                    task.exception()
 
         task.add_done_callback(done)
         return task
@@ -406,13 +415,15 @@ class Session:
                     processor.close()
                 except Exception:  # the others have to be closed all the same
                     log.exception("processor_close_failed", processor=type(processor).__name__)
-            unlink(line.processors)
             if line.agent is not None:
                 variables = line.agent.recorded_variables()
+            line.close()
         reason = self.reason or ended.SERVER_ERROR
         self.publish(events.CallEnded(self.now_ms(), reason, self.detail, variables))
         log.info("call_ended", reason=reason, detail=self.detail, duration_ms=self.now_ms())
         self._subscribers = ()
+        # They know the call as it knows them; apart, all of it is freed without a collection.
+        del self.transport, self._build
 
     def _stamp(self, size: int) -> int:
         """When this audio was due to arrive: by its position, not by when we got round to it."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
 
+from flowcat_server.agents import Agents
+from flowcat_server.config.document import walk_strings
+from flowcat_server.config.files import shown
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
@@ -47,13 +53,18 @@ class Used:
 
 @dataclass(slots=True)
 class Built:
-    """Providers of an agent and what was said about them."""
+    """The agents of a server, their providers, and what was said about them."""
 
-    parts: Parts
+    agents: Agents
     used: list[Used] = field(default_factory=list)
     off: list[str] = field(default_factory=list)
     """What does not run, and why."""
     closers: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
+
+    @property
+    def parts(self) -> Parts:
+        """The main file's agent."""
+        return self.agents.default
 
     async def close(self) -> None:
         """Stop every provider."""
@@ -78,103 +89,160 @@ class Progress:
 
 
 async def build(loaded: Loaded, http: Http, progress: Progress) -> Built:
-    """Create and start everything that the file asks for, in parallel.
+    """Create and start everything that the file and its agents' files ask for, in parallel.
 
     Raises:
         ConfigError: A provider, tool or option is wrong.
         FlowcatError: A provider could not be started.
     """
-    config = loaded.config
-    toolbox = Toolbox([_tool(tool, loaded, http) for tool in config.tools])
-    profile = Profile(
-        name=config.agent.name,
-        graph=loaded.graph,
-        seed_variables=config.agent.seed_vars,
-        tools=toolbox.specs,
-        facts="\n".join(_fact_line(fact.questions, fact.answer) for fact in loaded.knowledge),
-        knowledge=loaded.knowledge,
-    )
-    plugs: dict[str, list[Candidate[Any]]] = {}
-    built = Built(Parts(config, profile, toolbox))
-    starts: list[Coroutine[Any, Any, None]] = []
-    rules = BreakerRules(config.turn.breaker.failures, config.turn.breaker.open_for)
-    for kind, path, spec in config.topology.used():
-        spare = "fallback" in path
-        created = _create(kind, spec, path, spare, loaded, http, built)
-        if created is None:
-            continue
-        plug, used = created
-        plugs.setdefault(kind, []).append(
-            Candidate(_title(spec), plug, spec.timeout, Breaker(rules), _cheap(kind, spec))
-        )
-        built.used.append(used)
-        built.closers.append(plug.close)
-        starts.append(_start(plug, used, progress))
-    try:
-        async with asyncio.timeout(START_TIMEOUT_S), asyncio.TaskGroup() as tasks:
-            for start in starts:
-                tasks.create_task(start)
-    except* FlowcatError as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
-    if config.topology.mode == "realtime":
-        # The vendor takes turns; this one only measures when the caller's voice had ended.
-        meter, settings = settings_for(
-            "vad", ProviderSpec(provider="energy"), http=http, base_dir=loaded.base_dir
-        )
-        plugs["vad"] = [Candidate("energy", meter.create(settings))]
-    built.parts = Parts(
-        config,
-        profile,
-        toolbox,
-        vad=plugs["vad"][0].plug if "vad" in plugs else None,
-        turn=plugs["turn"][0] if "turn" in plugs else None,
-        stt=plugs.get("stt", ()),
-        llm=plugs.get("llm", ()),
-        tts=plugs.get("tts", ()),
-        realtime=plugs.get("realtime", ()),
-    )
-    for candidate in built.parts.llm:
-        if isinstance(candidate.plug, KnowsAgent):
-            await candidate.plug.prepare(loaded.graph, loaded.knowledge)
-    if built.parts.tts:
-        await _prepare_first(built.parts, progress)
+    making = _Making(http)
+    main = making.parts(loaded, loaded.config.agent.name)
+    others = {name: making.other(file, name) for name, file in loaded.agents.items()}
+    await making.start(progress)
+    built = Built(Agents(main, others), making.used, making.off, making.closers)
+    for parts in built.agents:
+        for candidate in parts.llm:
+            if isinstance(candidate.plug, KnowsAgent):
+                await candidate.plug.prepare(parts.profile.graph, parts.profile.knowledge)
+        if parts.tts:
+            await _prepare_first(parts, progress)
     return built
 
 
-def _create(
-    kind: Kind,
-    spec: ProviderSpec,
-    path: str,
-    spare: bool,
-    loaded: Loaded,
-    http: Http,
-    built: Built,
-) -> tuple[Any, Used] | None:
-    """The provider object, or None for a fallback that cannot be used here."""
-    try:
-        provider, settings = settings_for(
-            kind, spec, http=http, base_dir=loaded.base_dir, path=path
+Plugs = Mapping[str, Sequence[Candidate[Any]]]
+
+
+class _Making:
+    """Makes agents' providers. Those that are asked for in the same words are one and the same."""
+
+    def __init__(self, http: Http) -> None:
+        self.used: list[Used] = []
+        self.off: list[str] = []
+        self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._http = http
+        self._made: dict[str, tuple[Any, Breaker, BreakerRules]] = {}
+        self._starts: list[tuple[Any, Used]] = []
+
+    def parts(self, loaded: Loaded, name: str) -> Parts:
+        """An agent, its providers not yet started."""
+        config = loaded.config
+        toolbox = Toolbox([_tool(tool, loaded, self._http) for tool in config.tools])
+        profile = Profile(
+            name=name,
+            graph=loaded.graph,
+            seed_variables=config.agent.seed_vars,
+            tools=toolbox.specs,
+            facts="\n".join(_fact_line(fact.questions, fact.answer) for fact in loaded.knowledge),
+            knowledge=loaded.knowledge,
         )
-        provider.check_installed(spec.provider)
-    except MissingExtra as error:
-        if kind == "vad" and spec.provider == "silero":
-            built.off.append(f"silero voice detection: {error}; the energy detector is used")
-            return _create(kind, ProviderSpec(provider="energy"), path, spare, loaded, http, built)
-        if spare:
-            built.off.append(f"{path}: {error}")
-            return None
-        raise ConfigError(Problem(str(error), path=path)) from error
-    except ConfigError as error:
-        if spare:
-            built.off.append(f"{path}: {error}")
-            return None
-        raise
-    leg = examine(kind, spec)
-    used = Used(kind, _title(spec, settings.model), leg.key.source, provider.local, spare)
-    return provider.create(settings), used
+        plugs = self._plugs(loaded)
+        return Parts(
+            config,
+            profile,
+            toolbox,
+            vad=plugs["vad"][0].plug if "vad" in plugs else None,
+            turn=plugs["turn"][0] if "turn" in plugs else None,
+            stt=plugs.get("stt", ()),
+            llm=plugs.get("llm", ()),
+            tts=plugs.get("tts", ()),
+            realtime=plugs.get("realtime", ()),
+        )
+
+    def other(self, loaded: Loaded, name: str) -> Parts:
+        """A further agent; what is wrong with it is said with its file's name."""
+        try:
+            return self.parts(loaded, name)
+        except ConfigError as error:
+            file = shown(loaded.path)
+            raise ConfigError([replace(p, file=p.file or file) for p in error.problems]) from error
+
+    async def start(self, progress: Progress) -> None:
+        """Start what was made; raises the first `FlowcatError`."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S), asyncio.TaskGroup() as tasks:
+                for plug, used in self._starts:
+                    tasks.create_task(_start(plug, used, progress))
+        except* FlowcatError as group:
+            first: BaseException = group
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+
+    def _plugs(self, loaded: Loaded) -> Plugs:
+        config = loaded.config
+        rules = BreakerRules(config.turn.breaker.failures, config.turn.breaker.open_for)
+        plugs: dict[str, list[Candidate[Any]]] = {}
+        asked: Counter[str] = Counter()
+        for kind, path, spec in config.topology.used():
+            same = _same(kind, spec, loaded.base_dir)
+            asked[same] += 1  # within one agent, a spare in the same words is another one
+            made = self._provider(kind, spec, path, loaded, rules, f"{asked[same]} {same}")
+            if made is not None:
+                plug, breaker = made
+                plugs.setdefault(kind, []).append(
+                    Candidate(_title(spec), plug, spec.timeout, breaker, _cheap(kind, spec))
+                )
+        if config.topology.mode == "realtime":
+            # The vendor takes turns; this one only measures when the caller's voice had ended.
+            spec = ProviderSpec(provider="energy")
+            meter, settings = settings_for("vad", spec, http=self._http, base_dir=loaded.base_dir)
+            plugs["vad"] = [Candidate("energy", meter.create(settings))]
+        return plugs
+
+    def _provider(
+        self,
+        kind: Kind,
+        spec: ProviderSpec,
+        path: str,
+        loaded: Loaded,
+        rules: BreakerRules,
+        same: str,
+    ) -> tuple[Any, Breaker] | None:
+        """The provider and its health, or None for a fallback that cannot be used here."""
+        spare = "fallback" in path
+        if same in self._made:
+            plug, breaker, others_rules = self._made[same]
+            return plug, breaker if rules == others_rules else Breaker(rules)
+        try:
+            provider, settings = settings_for(
+                kind, spec, http=self._http, base_dir=loaded.base_dir, path=path
+            )
+            provider.check_installed(spec.provider)
+        except MissingExtra as error:
+            if kind == "vad" and spec.provider == "silero":
+                said = f"silero voice detection: {error}; the energy detector is used"
+                self.off += [said] if said not in self.off else []
+                energy = ProviderSpec(provider="energy")
+                return self._provider(kind, energy, path, loaded, rules, same)
+            if spare:
+                self.off.append(f"{path}: {error}")
+                return None
+            raise ConfigError(Problem(str(error), path=path)) from error
+        except ConfigError as error:
+            if spare:
+                self.off.append(f"{path}: {error}")
+                return None
+            raise
+        leg = examine(kind, spec)
+        used = Used(kind, _title(spec, settings.model), leg.key.source, provider.local, spare)
+        plug, breaker = provider.create(settings), Breaker(rules)
+        self._made[same] = plug, breaker, rules
+        self.used.append(used)
+        self.closers.append(plug.close)
+        self._starts.append((plug, used))
+        return plug, breaker
+
+
+def _same(kind: Kind, spec: ProviderSpec, base_dir: Path) -> str:
+    """What is the same for specs that ask for the same provider in the same way.
+
+    Files that a spec may name beside its agent's file make it that agent's own.
+    """
+    asked = spec.model_dump(exclude={"fallback", "timeout"})
+    asked["api_key"] = spec.api_key.get_secret_value()
+    texts = (text for _, text in walk_strings(asked))
+    near = any(len(text) < 256 and text and Path(base_dir, text).exists() for text in texts)
+    return json.dumps([kind, asked, str(base_dir) if near else ""], sort_keys=True, default=str)
 
 
 def _cheap(kind: Kind, spec: ProviderSpec) -> bool:
@@ -194,16 +262,16 @@ async def _start(plug: Any, used: Used, progress: Progress) -> None:
 
 async def _prepare_first(parts: Parts, progress: Progress) -> None:
     """Have spoken what must be ready when the first call comes."""
-    voice = parts.tts[0].plug
+    voice, name = parts.tts[0].plug, parts.profile.name
     texts = first_texts(parts)
     await voice.prepare(texts)
     try:
         await parts.prepared.add(voice, texts)
     except ProviderError as error:  # calls have deadlines and fallbacks for this
         log.warning("greeting_not_prepared", provider=error.provider, error=error.detail)
-        progress.say(f"the greeting could not be prepared: {error}")
+        progress.say(f"the greeting of {name} could not be prepared: {error}")
     else:
-        progress.say("the greeting is prepared")
+        progress.say(f"the greeting of {name} is prepared")
 
 
 def first_texts(parts: Parts) -> list[str]:
@@ -234,6 +302,13 @@ def last_words(parts: Parts) -> list[str]:
     dead_air = parts.config.turn.dead_air
     transfer = [dead_air.transfer.say] if dead_air.transfer else []
     return _fixed(parts, [*dead_air.filler, *dead_air.goodbye[:1], *transfer])
+
+
+async def prepare_all_later(agents: Agents) -> None:
+    """`prepare_later` for every agent that has a voice, one after another."""
+    for parts in agents:
+        if parts.tts:
+            await prepare_later(parts)
 
 
 async def prepare_later(parts: Parts) -> None:

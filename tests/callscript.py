@@ -197,13 +197,16 @@ class Script:
         return self.session.reason
 
 
-def loaded(yaml: str) -> Loaded:
+def loaded(yaml: str, folder: Path = Path()) -> Loaded:
     """An agent file; providers that it does not name are the scripted ones."""
-    return load_text(yaml, Path("agent.yaml"), environ={})
+    return load_text(yaml, folder / "agent.yaml", environ={})
 
 
 async def parts(
-    file: Loaded, tools: Sequence[Tool] = (), extra: Mapping[str, Sequence[Any]] | None = None
+    file: Loaded,
+    tools: Sequence[Tool] = (),
+    extra: Mapping[str, Sequence[Any]] | None = None,
+    name: str = "test",
 ) -> Parts:
     config = file.config
     toolbox = Toolbox(tools)
@@ -230,7 +233,7 @@ async def parts(
         plugs[kind] = [Candidate(f"{kind}.{i}", plug) for i, plug in enumerate(given)]
     return Parts(
         config,
-        Profile("test", file.graph, config.agent.seed_vars, toolbox.specs),
+        Profile(name, file.graph, config.agent.seed_vars, toolbox.specs, knowledge=file.knowledge),
         toolbox,
         vad=plugs["vad"][0].plug if "vad" in plugs else None,
         turn=plugs["turn"][0] if "turn" in plugs else None,

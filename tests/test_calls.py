@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls, Incoming
 from flowcat_server.core import ended
 from flowcat_server.core.budget import ENOUGH
@@ -54,7 +55,7 @@ async def converse(budget: str, turns: int) -> tuple[list[TurnCompleted], str]:
     shelf, metrics, transport = Shelf(), Metrics(), LoopbackTransport(buffers=False)
     shared = await parts(loaded(YAML.replace("BUDGET", budget)))
     async with asyncio.TaskGroup() as tasks:
-        calls = Calls(shared, shelf, None, metrics, tasks)  # type: ignore[arg-type]
+        calls = Calls(Agents(shared), shelf, None, metrics, tasks)  # type: ignore[arg-type]
         call_id, task = calls.start(calls.reserve(), transport, Incoming("loopback"))
         await asyncio.sleep(0.02)
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import inspect
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowcat_server import metrics as module
@@ -16,7 +13,7 @@ from flowcat_server.core import ended
 from flowcat_server.core import events as ev
 from flowcat_server.core.breaker import Breaker, BreakerRules
 from flowcat_server.errors import ProviderTimeout
-from flowcat_server.metrics import METRICS, Metrics, watch_loop
+from flowcat_server.metrics import METRICS, Metrics
 
 
 @dataclass
@@ -155,20 +152,6 @@ def test_tool_names_cannot_fill_the_memory(metrics: Metrics) -> None:
     tools = [name for name in values(metrics) if "tool_duration_seconds_count" in name]
     assert len(tools) == 101
     assert values(metrics)["flowcat_tool_duration_seconds_count{ok=true,tool=other}"] == 900
-
-
-async def test_a_blocked_loop_is_measured_and_logged(metrics: Metrics) -> None:
-    with structlog.testing.capture_logs() as lines:
-        watch = asyncio.create_task(watch_loop(metrics, stall_ms=60))
-        await asyncio.sleep(0.03)
-        time.sleep(0.15)  # noqa: ASYNC251 - the stall under test
-        await asyncio.sleep(0.05)
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
-
-    (line,) = [line for line in lines if line["event"] == "loop_stalled"]
-    assert 100 <= line["ms"] <= 400
-    assert values(metrics)["flowcat_loop_lag_seconds_count"] >= 3
 
 
 def test_the_table_is_complete_in_the_source() -> None:

@@ -57,6 +57,9 @@ class Line:
     def stop(self) -> None:
         self.stopped += 1
 
+    def close(self) -> None:
+        self.entry = self.ear.process
+
 
 class Running:
     """A session that runs until the block ends."""

@@ -12,7 +12,7 @@ import { setMode } from "./waterfall.js";
 
 /** A microphone without any sound for this long is worth a hint. */
 const DEAF_MS = 7000;
-/** A second press of the big button within this time is a double click, not a wish to hang up. */
+/** A second press within this time is a double click, not a wish to hang up. */
 const DOUBLE_MS = 500;
 const RAW_EVENTS = 300;
 
@@ -38,14 +38,14 @@ const now = { caller: false, agent: false, held: false, waiting: false, tool: ""
 async function loadInfo() {
   let response;
   try {
-    response = await fetch(address("api/info"), { cache: "no-store" });
+    response = await fetch(address(`api/info${location.search}`), { cache: "no-store" });
   } catch {
     return alarm(new CallFailure("offline"));
   }
   if (response.status === 401) return alarm(new CallFailure("key"));
   if (!response.ok) return alarm(new CallFailure("refused", `The server answered ${response.status}.`));
   info = await response.json();
-  const { agent, topology, limits = {} } = info;
+  const { agent, agents = [], topology, limits = {} } = info;
   setMode(topology.mode);
   $("agent-name").textContent = agent.name;
   $("agent-description").textContent = agent.description ?? "";
@@ -55,12 +55,13 @@ async function loadInfo() {
     h("button", { type: "button", class: "chip", onclick: () => say(text) }, text)));
   /** @type {[string, any][]} */
   const facts = [
+    ["Agents", agents[1] && agents.map((/** @type {string} */ name) => h("a", { href: `?agent=${encodeURIComponent(name)}` }, name, " "))],
     ["Mode", topology.mode], ["Voice activity", topology.vad], ["Speech to text", topology.stt],
     ["Model", topology.llm], ["Text to speech", topology.tts],
     ["Lines", limits.max_calls ? `${limits.live} of ${limits.max_calls} in use` : ""],
     ["Server", `${info.name} ${info.version}`],
   ];
-  $("about").replaceChildren(...facts.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  $("about").replaceChildren(...facts.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, ...[value].flat())]));
 }
 
 /* ---------- telling people ---------- */

@@ -142,7 +142,7 @@ export class Call extends EventTarget {
   async #post(sdp) {
     let response;
     try {
-      response = await fetch(address("webrtc/offer"), {
+      response = await fetch(address(`webrtc/offer${location.search}`), {
         method: "POST",
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ sdp, client: "page" }),
@@ -157,7 +157,8 @@ export class Call extends EventTarget {
     if (response.status !== 503) throw new CallFailure("refused", words);
     let told = { error: "refused", message: words };
     try { told = JSON.parse(words); } catch { /* a proxy's own page */ }
-    throw new CallFailure(["full", "draining"].includes(told.error) ? told.error : "refused", told.message);
+    const kind = { full: "full", overloaded: "full", draining: "draining" }[told.error] ?? "refused";
+    throw new CallFailure(kind, told.message);
   }
 
   /** @param {{sdp: string, pc_id: string}} answer */

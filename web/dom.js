@@ -52,7 +52,7 @@ export const spell = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000
 /** Same-origin address, right behind a path prefix too. @param {string} path */
 export const address = (path) => new URL(path, document.baseURI);
 
-/** Reads and writes what the browser may refuse to keep (private windows). */
+/** What the browser may refuse to keep (private windows). */
 export const memory = {
   /** @param {string} key */
   get(key) {

@@ -9,7 +9,8 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "native"
 PROGRAMS = {
-    "load": ("load.c", "samples.c", "wire.c"),
+    "load": ("load.c", "phone.c", "samples.c", "wire.c"),
+    "start": ("start.c", "phone.c", "samples.c", "wire.c"),
     "echo": ("echo.c", "wire.c"),
 }
 FLAGS = ("-O2", "-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror")
@@ -44,7 +45,7 @@ def program(name: str, target: Path | None = None) -> Path:
         raise NoCompiler("no C compiler found; install gcc or set CC")
     new = path.with_suffix(f".{os.getpid()}")
     sources = [str(SOURCES / source) for source in PROGRAMS[name]]
-    command = [*compiler.split(), *FLAGS, "-o", str(new), *sources]
+    command = [*compiler.split(), *FLAGS, "-o", str(new), *sources, "-lm"]
     built = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_S, check=False)
     if built.returncode:
         raise NoCompiler(f"{' '.join(command)}\n{built.stderr}")

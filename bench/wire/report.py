@@ -14,6 +14,10 @@ from bench.wire import venv
 from bench.wire.point import NOISE_MS, Point
 
 NOISY = " \\*"
+NOISE_NOTE = (
+    f"\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99): the machine was not "
+    "quiet, and these figures are provisional."
+)
 BEGIN, END = "<!-- measured: wire -->", "<!-- end of measured: wire -->"
 
 
@@ -98,10 +102,7 @@ def _where(results: list[Measured], arguments: argparse.Namespace) -> str:
     if any(result.name.startswith("pipecat") for result in results):
         versions.append(f"pipecat {venv.version(venv.pipecat(), 'pipecat-ai')}")
     noisy = any(result.best is not None and result.best.noisy for result in results)
-    note = (
-        f"\n\n\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99): the machine "
-        "was not quiet, and these figures are provisional."
-    )
+    note = f"\n\n{NOISE_NOTE}"
     if "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
         versions.append("Python built without profile-guided optimization")
     nice = f", niceness {arguments.nice}" if arguments.nice else ""

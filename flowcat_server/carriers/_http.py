@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from flowcat_server.carriers._values import MAX_ID_CHARS, parse_object, text
+from flowcat_server.carriers._values import (
+    MAX_ID_CHARS,
+    MAX_PARAMETERS,
+    obj,
+    parameters,
+    parse_object,
+    short,
+    text,
+)
 from flowcat_server.core.carrier import CallStatus, Request, Ringing, Status
 
 _DEFAULT_PORTS = {"https": "443", "wss": "443", "http": "80", "ws": "80"}
@@ -16,6 +24,7 @@ _NETLOC = re.compile(
 )
 CALL_ID = re.compile(rf"[A-Za-z0-9_.:~=@+-]{{1,{MAX_ID_CHARS}}}")
 """Call ids as carriers make them; nothing that means something in a path, in markup or in a log."""
+_SIP_HEADER = "SipHeader_"
 E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
@@ -73,12 +82,41 @@ def fields_of(request: Request) -> Mapping[str, Any]:
     return request.fields
 
 
-def ringing(call_id: object, caller: object, called: object, account: object) -> Ringing | None:
-    """A call, if its id can be used."""
+def ringing(
+    request: Request, call_id: object, caller: object, called: object, account: object
+) -> Ringing | None:
+    """The call that a webhook announces, if its id can be used."""
     name = text(call_id)
     if not CALL_ID.fullmatch(name):
         return None
-    return Ringing(name, *(text(value)[:MAX_ID_CHARS] for value in (caller, called, account)))
+    return Ringing(name, short(caller), short(called), short(account), headers_of(request))
+
+
+def headers_of(request: Request) -> Mapping[str, str]:
+    """What a webhook says came with its call.
+
+    SIP headers, which Twilio's family and Vonage send as ``SipHeader_X-Team``, Plivo as
+    ``X-PH-Team``, jambonz under ``sip.headers`` and Telnyx's Call Control in the list
+    ``custom_headers``; then the parameters of our address, and the webhook's own fields.
+    """
+    fields = fields_of(request)
+    payload = obj(obj(fields.get("data")).get("payload"))
+    listed = payload.get("custom_headers")
+    pairs = listed[:MAX_PARAMETERS] if isinstance(listed, list) else ()
+    named = {text(obj(pair).get("name")): obj(pair).get("value") for pair in pairs}
+    prefixed = {
+        name.removeprefix(_SIP_HEADER): value
+        for name, value in fields.items()
+        if name.startswith(_SIP_HEADER)
+    }
+    sip = {**obj(obj(fields.get("sip")).get("headers")), **named, **prefixed}
+    plain = {**dict(request.query), **payload, **fields}
+    everything = {**sip, **{name: plain[name] for name in plain if name not in sip}}
+    return {
+        name: value
+        for name, value in parameters(everything).items()
+        if value and name and not name.startswith(_SIP_HEADER)
+    }
 
 
 def call_status(

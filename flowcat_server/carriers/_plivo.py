@@ -72,6 +72,7 @@ class PlivoLike(Carrier):
         """The call that a webhook announces. Numbers come without a plus."""
         fields = request.fields
         return ringing(
+            request,
             fields.get("CallUUID"),
             with_plus(fields.get("From", "")),
             with_plus(fields.get("To", "")),
@@ -98,6 +99,12 @@ class PlivoLike(Carrier):
         """The caller hears a busy tone."""
         del account, call
         return Document(document('<Hangup reason="busy"/>'))
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """``<Speak>``; this answers the call."""
+        del account, call
+        spoken = {"language": language} if language else {}
+        return Document(document(element("Speak", spoken, content(text)) + "<Hangup/>"))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any of the signatures of version 3, of this account or its main account."""

@@ -73,7 +73,11 @@ class TwilioLike(Carrier):
         """The call that a webhook announces."""
         fields = fields_of(request)
         return ringing(
-            fields.get("CallSid"), fields.get("From"), fields.get("To"), fields.get("AccountSid")
+            request,
+            fields.get("CallSid"),
+            fields.get("From"),
+            fields.get("To"),
+            fields.get("AccountSid"),
         )
 
     def stream_attributes(self, account: Account) -> Mapping[str, str]:
@@ -101,6 +105,12 @@ class TwilioLike(Carrier):
         """The caller hears a busy tone."""
         del account, call
         return Document(document('<Reject reason="busy"/>'))
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """``<Say>``; this answers the call."""
+        del account, call
+        spoken = {"language": language} if language else {}
+        return Document(document(element("Say", spoken, content(text)) + "<Hangup/>"))
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """``X-Twilio-Signature`` or what the carrier calls it."""

@@ -32,7 +32,7 @@ from flowcat_server.carriers._values import (
     short,
     text,
 )
-from flowcat_server.carriers._xml import document, element
+from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.audio import MULAW_8K, AudioFormat
 from flowcat_server.core.carrier import (
     Account,
@@ -141,7 +141,11 @@ class Bandwidth(Carrier):
         """The call that an ``initiate`` webhook announces."""
         fields = fields_of(request)
         return ringing(
-            fields.get("callId"), fields.get("from"), fields.get("to"), fields.get("accountId")
+            request,
+            fields.get("callId"),
+            fields.get("from"),
+            fields.get("to"),
+            fields.get("accountId"),
         )
 
     def answer(
@@ -167,6 +171,13 @@ class Bandwidth(Carrier):
         """BXML has no busy signal: the call is not taken."""
         del account, call
         return Document(document("<Hangup/>"), "application/xml")
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """``<SpeakSentence>``; this answers the call."""
+        del account, call
+        spoken = {"locale": language.replace("-", "_")} if language else {}
+        body = element("SpeakSentence", spoken, content(text)) + "<Hangup/>"
+        return Document(document(body), "application/xml")
 
 
 CARRIER = Bandwidth(

@@ -48,6 +48,7 @@ class Cloudonix(TwilioLike):
         """The call that a webhook announces."""
         fields = fields_of(request)
         return ringing(
+            request,
             first(fields, _CALL),
             first(fields, ("From", "from", "caller-id")),
             first(fields, ("To", "to", "destination")),

@@ -57,6 +57,7 @@ class Exotel(Carrier):
         """The call for which the applet asks an address."""
         fields = fields_of(request)
         return ringing(
+            request,
             first(fields, ("CallSid", "call_sid")),
             first(fields, ("CallFrom", "From", "from")),
             first(fields, ("CallTo", "To", "to")),

@@ -6,7 +6,8 @@ In: the metadata that the command was given, verbatim, if any, then binary L16, 
     {"call_id":"<uuid>","from":"+1..","to":"+1..","k":"v"}
 
 The rate is not on the wire: it stands in our address (``?rate=``), or in the agent file, and has
-to be the command's; the call's id stands in the metadata or in the address (``?call_id=``). Out:
+to be the command's; the call's id, and whatever else there is to say, stands in the metadata or in
+the address (``?call_id=``). Out:
 binary L16, which only the modules with full-duplex playback play, and ``killAudio``. Neither
 marks nor keys. https://github.com/amigniter/mod_audio_stream.
 """
@@ -70,12 +71,12 @@ class Stream(PcmStream):
         return Started(
             call_id=call_id,
             stream_id=call_id,
-            parameters=parameters(fields),
+            parameters=parameters({**self._query, **fields}),
             input_format=self._audio,
             output_format=self._audio,
             sending=Sending(unit=2, ahead_ms=60, chunk_ms=20, first_ms=40, marks=False),
-            from_number=short(fields.get("from")),
-            to_number=short(fields.get("to")),
+            from_number=short(fields.get("from") or self._query.get("from")),
+            to_number=short(fields.get("to") or self._query.get("to")),
         )
 
     def clear(self) -> str:

@@ -56,6 +56,7 @@ from flowcat_server.core.carrier import (
 )
 from flowcat_server.core.proof import same
 
+_DECLINE = {"verb": "sip:decline", "status": 486, "reason": "Busy Here"}
 MAX_AGE_S = 300
 STATUSES: Mapping[str, Status] = {
     "trying": "initiated",
@@ -136,6 +137,7 @@ class Jambonz(Carrier):
         """The call that a webhook announces."""
         fields = fields_of(request)
         return ringing(
+            request,
             fields.get("call_sid"),
             fields.get("from"),
             fields.get("to"),
@@ -164,8 +166,15 @@ class Jambonz(Carrier):
     def busy(self, account: Account, call: Ringing) -> Document:
         """SIP's own busy (RFC 3261 section 21.4.24)."""
         del account, call
-        decline = {"verb": "sip:decline", "status": 486, "reason": "Busy Here"}
-        return Document(encode_json([decline]), "application/json")
+        return Document(encode_json([_DECLINE]), "application/json")
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """``say`` before the call is answered (RFC 3960), then SIP's own busy."""
+        del account, call
+        say: dict[str, Any] = {"verb": "say", "text": text, "earlyMedia": True}
+        if language:
+            say["synthesizer"] = {"language": language}
+        return Document(encode_json([say, _DECLINE]), "application/json")
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any ``v1`` over the time and the body, as it came or written compactly."""

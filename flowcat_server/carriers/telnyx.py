@@ -93,6 +93,7 @@ class Telnyx(TwilioLike):
         if request.method != "POST" or request.form is not None:
             fields = request.fields
             return ringing(
+                request,
                 fields.get("CallSid"),
                 fields.get("From"),
                 fields.get("To"),
@@ -102,7 +103,11 @@ class Telnyx(TwilioLike):
         if event != "call.initiated" or payload.get("direction") != "incoming":
             return None
         return ringing(
-            payload.get("call_control_id"), payload.get("from"), payload.get("to"), CALL_CONTROL
+            request,
+            payload.get("call_control_id"),
+            payload.get("from"),
+            payload.get("to"),
+            CALL_CONTROL,
         )
 
     def is_report(self, request: Request) -> bool:
@@ -143,6 +148,12 @@ class Telnyx(TwilioLike):
             return TwilioLike.busy(self, account, call)
         cause = {"cause": "USER_BUSY"}
         return Document("", "text/plain", rest=self._act(account, call.call_id, "reject", cause))
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """A TeXML document speaks; a Call Control call would have to be answered first."""
+        if call.account_id == CALL_CONTROL:
+            return None
+        return TwilioLike.say(self, account, call, text, language)
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Ed25519 over the time and the raw body."""

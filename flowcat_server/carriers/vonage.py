@@ -149,7 +149,7 @@ class Vonage(Carrier):
         """The call that a webhook announces."""
         fields = fields_of(request)
         caller, called = (with_plus(text(fields.get(name))) for name in ("from", "to"))
-        return ringing(fields.get("uuid"), caller, called, "")
+        return ringing(request, fields.get("uuid"), caller, called, "")
 
     def answer(
         self, account: Account, call: Ringing, url: str, parameters: Mapping[str, str]
@@ -168,8 +168,13 @@ class Vonage(Carrier):
 
     def busy(self, account: Account, call: Ringing) -> Document:
         """An NCCO cannot turn a call away, so that the caller is told."""
+        return self.say(account, call, BUSY_TEXT, "")
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document:
+        """``talk``; the call ends with the NCCO."""
         del account, call
-        return Document(encode_json([{"action": "talk", "text": BUSY_TEXT}]), "application/json")
+        talk = {"action": "talk", "text": text} | ({"language": language} if language else {})
+        return Document(encode_json([talk]), "application/json")
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """The token's signature, its issuer, age and owner, and the body's hash."""

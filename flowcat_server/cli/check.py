@@ -61,5 +61,9 @@ def find_problems(arguments: argparse.Namespace) -> list[Problem]:
         return list(error.problems)
     from flowcat_server.providers.resolve import check_providers
 
-    found = check_providers(loaded.config, loaded.document, os.environ)
+    found = [
+        problem
+        for file in (loaded, *loaded.agents.values())
+        for problem in check_providers(file.config, file.document, os.environ)
+    ]
     return [*loaded.warnings, *found]

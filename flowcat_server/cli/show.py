@@ -57,8 +57,8 @@ def settings(loaded: Loaded, *, defaults: bool) -> Iterator[Setting]:
 
 
 def _leaves(block: BaseModel, path: Path) -> Iterator[tuple[Path, Any]]:
-    for name, field in type(block).model_fields.items():
-        value, here = getattr(block, name), (*path, name)
+    for attribute, field in type(block).model_fields.items():
+        value, here = getattr(block, attribute), (*path, field.alias or attribute)
         if isinstance(value, BaseModel):
             yield from _leaves(value, here)
         elif isinstance(value, list) and value and isinstance(value[0], BaseModel):

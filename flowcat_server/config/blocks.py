@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class Block(BaseModel):
@@ -23,3 +24,8 @@ class FlowcatBlock(Block):
     model_config = ConfigDict(extra="ignore")
 
     flowcats = True
+
+
+def written_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A block's fields by their keys in the file, which may be words that Python reserves."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}

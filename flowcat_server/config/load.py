@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -49,6 +49,8 @@ class Loaded:
     work_dir: FilePath
     """Where relative paths of what is written (records) start: beside the file, or the current
     directory for a bundled file."""
+    agents: Mapping[str, Loaded] = field(default_factory=dict)
+    """The files of ``routes.agents``, by the names they have there."""
 
     @property
     def base_dir(self) -> FilePath:
@@ -109,16 +111,34 @@ def load_text(
     work_dir: FilePath | None = None,
 ) -> Loaded:
     """As `load`, with the file's text given."""
-    document = parse_text(text, path)
-    files = [path]
-    local = local_file(path)
-    if local is not None:
-        over = parse_text(read_text(local), local)
-        if over.value is not None:
-            document.merge(over)
-        files.append(local)
+    document, files = _parsed(text, path)
     problems = apply_environment(document, environ)
     problems += apply_flags(document, settings)
+    return _finish(document, files, problems, path, environ, refuse_unknown, work_dir)
+
+
+def _parsed(text: str, path: FilePath) -> tuple[Document, list[FilePath]]:
+    """A file with its ``.local`` companion laid over it, and the names of both."""
+    document = parse_text(text, path)
+    local = local_file(path)
+    if local is None:
+        return document, [path]
+    over = parse_text(read_text(local), local)
+    if over.value is not None:
+        document.merge(over)
+    return document, [path, local]
+
+
+def _finish(
+    document: Document,
+    files: list[FilePath],
+    problems: list[Problem],
+    path: FilePath,
+    environ: Mapping[str, str],
+    refuse_unknown: bool,
+    work_dir: FilePath | None,
+) -> Loaded:
+    """Expand, validate, and read the other files that a document names."""
     problems += expand_document(document, environ)
     said = {problem.path for problem in problems}
     config, found = validate(document, refuse_unknown=refuse_unknown)
@@ -126,11 +146,15 @@ def load_text(
     graph, found = _graph(document, config, path, environ, files)
     problems += found
     facts: tuple[Fact, ...] = ()
+    agents: dict[str, Loaded] = {}
     if config is not None:
         problems += [found for found in check(config, document) if found.path not in said]
         facts, found = read_facts(config.knowledge, document, path.parent)
         problems += found
         files += [path.parent / entry.path for entry in config.knowledge if entry.path]
+        agents, found = _agents(config, document, path, environ, refuse_unknown)
+        problems += found
+        files += [file for agent in agents.values() for file in agent.files]
     problems = sorted(dict.fromkeys(problems), key=lambda p: (p.file != shown(path), p.file, p.line,
                                                               p.column))  # fmt: skip
     errors = [problem for problem in problems if not problem.warning]
@@ -145,7 +169,47 @@ def load_text(
         files=tuple(files),
         document=document,
         work_dir=(work_dir or path.parent).absolute(),
+        agents=agents,
     )
+
+
+def _agents(
+    config: Config,
+    document: Document,
+    path: FilePath,
+    environ: Mapping[str, str],
+    refuse_unknown: bool,
+) -> tuple[dict[str, Loaded], list[Problem]]:
+    """The agent files of ``routes.agents``, and every problem that they have."""
+    agents: dict[str, Loaded] = {}
+    problems: list[Problem] = []
+    for name, written in config.routes.agents.items():
+        here: Path = ("routes", "agents", name)
+        file = path.parent / written
+        try:
+            inner, files = _parsed(read_text(file), file)
+            ignored = _only_agent(inner, shown(path))
+            agents[name] = _finish(inner, files, ignored, file, environ, refuse_unknown, None)
+        except ConfigError as error:
+            problems += [p if p.file else document.problem(here, p.message) for p in error.problems]
+        else:
+            problems += agents[name].warnings
+    return agents, problems
+
+
+SERVER_WIDE = ("server", "routes", "carriers", "webrtc", "limits", "records", "observability")
+"""Blocks that only the main file has a say in."""
+
+
+def _only_agent(document: Document, main: str) -> list[Problem]:
+    """Take from an agent's file what the main file decides for all; a warning for each."""
+    value = document.value if isinstance(document.value, dict) else {}
+    problems = []
+    for name in [name for name in SERVER_WIDE if value.pop(name, None) is not None]:
+        message = f"is not read here: for all agents of a server, {main} decides it"
+        problems.append(document.problem((name,), message, key=True, warning=True))
+        document.forget((name,))
+    return problems
 
 
 def local_file(path: FilePath) -> FilePath | None:

@@ -6,15 +6,16 @@ everything else is optional and additive. Durations are integers of milliseconds
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
 from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.carriers import Carriers
+from flowcat_server.config.routes import Routes
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
-from flowcat_server.config.types import Duration, PortRange, Texts, Workers
+from flowcat_server.config.types import Duration, OrString, PortRange, Texts, Workers
 from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 
 __all__ = ["Agent", "Carriers", "Config", "ProviderSpec", "Topology", "Turn"]
@@ -224,14 +225,43 @@ class Knowledge(Block):
 # --- limits, records, observability -----------------------------------------------------------
 
 
+class WhenFull(Block):
+    """What a caller gets who cannot be taken: the carrier's busy signal, or a sentence.
+
+    The sentence is spoken by the carrier, whose voice and price it is; nothing is spent here.
+    """
+
+    say: str = Field(
+        default="",
+        description="Spoken by carriers whose answer can speak; the others, and an empty text, "
+        "give the busy signal.",
+    )
+    language: str = Field(
+        default="", description="Language code such as de-DE; empty: the carrier's usual one."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "busy":
+            raise ValueError("must be busy, or a block such as {say: All lines are busy.}")
+        return {} if value == "busy" else value
+
+
 class Limits(Block):
     """What one server takes on, all of its workers together."""
 
     max_calls: int = Field(default=50, ge=1, le=100_000, description="Calls at the same time.")
-    when_full: Literal["busy"] = Field(
-        default="busy", description="What the next caller gets: the carrier's busy signal."
+    when_full: Annotated[WhenFull, OrString("busy")] = Field(
+        default_factory=WhenFull,
+        description="What the next caller gets: busy, or what a block says.",
     )
     max_call: Duration = Field(default=1_800_000, description="Longest call.")
+    max_lag: Duration = Field(
+        default=100,
+        description="While a tenth of the event loop's last fifty ticks (20 ms apart) is later "
+        "than this, new calls are refused and live ones go on; 0: never.",
+    )
     media_timeout: Duration = Field(
         default=30_000, description="A call from which no audio arrives for this long is over."
     )
@@ -294,6 +324,11 @@ class Observability(Block):
 
     metrics: bool = Field(default=True, description="Serve Prometheus metrics at GET /metrics.")
     log: Log = Field(default_factory=Log, description="Logging.")
+    stall: Duration = Field(
+        default=20,
+        description="An event loop that is late by this is counted and logged, with what held it; "
+        "0: only measured.",
+    )
     budget: Budget = Field(default_factory=Budget, description="Latency goals.")
 
 
@@ -309,6 +344,7 @@ class Config(FlowcatBlock):
     turn: Turn = Field(default_factory=Turn, description="Who speaks when.")
     tools: list[Tool] = Field(default_factory=list, description="Functions for the model.")
     knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
+    routes: Routes = Field(default_factory=Routes, description="Several agents in one server.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
     limits: Limits = Field(default_factory=Limits, description="What one server takes on.")

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 from flowcat_server.config.document import Document, Path
 from flowcat_server.config.explain import show_value
 from flowcat_server.config.language import languages, spoken, turn_words
-from flowcat_server.config.models import Config
+from flowcat_server.config.models import Carriers, Config
+from flowcat_server.config.suggest import did_you_mean, listed
 from flowcat_server.config.types import parse_bind
 from flowcat_server.errors import Problem
 
@@ -28,6 +29,7 @@ def check(config: Config, document: Document) -> Iterator[Problem]:
     yield from _language(config, document)
     yield from _addresses(config, document)
     yield from _names(config, document)
+    yield from _routes(config, document)
     yield from _twilio(config, document)
     yield from _vonage(config, document)
     yield from _not_served(config, document)
@@ -166,6 +168,52 @@ def _names(config: Config, document: Document) -> Iterator[Problem]:
             yield document.problem(
                 ("tools", number, "http", "url"),
                 f"must be an http:// or https:// address; found {show_value((), url)}",
+            )
+
+
+def _routes(config: Config, document: Document) -> Iterator[Problem]:
+    routes, main = config.routes, config.agent.name
+    known = list(dict.fromkeys((main, *routes.agents)))
+
+    def unknown(path: Path, agent: str) -> Iterator[Problem]:
+        if agent and agent not in known:
+            yield document.problem(
+                path,
+                f"there is no agent {agent[:60]!r}{did_you_mean(agent, known)} "
+                f"(known: {listed(known)})",
+            )
+
+    if main in routes.agents:
+        yield document.problem(
+            ("routes", "agents", main),
+            "is the name of this file's own agent (agent.name); give one of them another",
+            key=True,
+        )
+    everything = False
+    for number, rule in enumerate(routes.rules):
+        here: Path = ("routes", "rules", number)
+        yield from unknown((*here, "agent"), rule.agent)
+        for carrier in rule.carrier:
+            if carrier not in Carriers.model_fields:
+                yield document.problem(
+                    (*here, "carrier"),
+                    f"there is no carrier {carrier[:60]!r}"
+                    f"{did_you_mean(carrier, Carriers.model_fields)} "
+                    f"(known: {listed(Carriers.model_fields)})",
+                )
+        if everything:
+            yield document.problem(
+                here, "is never reached: a rule before it fits every call", warning=True
+            )
+        everything = everything or not (rule.to or rule.from_ or rule.carrier or rule.header)
+    webhook = routes.webhook
+    if webhook is not None:
+        yield from unknown(("routes", "webhook", "default"), webhook.default)
+        if not _is_url(webhook.url, "https", "http"):
+            here = ("routes", "webhook", "url")
+            yield document.problem(
+                here,
+                f"must be an http:// or https:// address; found {show_value(here, webhook.url)}",
             )
 
 

@@ -129,7 +129,7 @@ Workers = Annotated[
 def _as_list(value: object) -> object:
     if value is None or value == "":
         return []
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 Texts = Annotated[

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from flowcat_server.config.blocks import Block
+from flowcat_server.config.blocks import Block, written_fields
 from flowcat_server.config.document import Document, Path, split_short_form
 from flowcat_server.config.explain import explain
 from flowcat_server.config.models import Carriers, Config
@@ -58,8 +58,9 @@ class _Walk:
         if not isinstance(raw, dict):
             return raw
         cleaned: dict[str, Any] = {}
+        fields = written_fields(model)
         for name, value in raw.items():
-            field = model.model_fields.get(name)
+            field = fields.get(name)
             here = (*path, name)
             if field is None:
                 self._unknown(model, name, here)
@@ -78,7 +79,7 @@ class _Walk:
     def _unknown(self, model: type[BaseModel], name: str, path: Path) -> None:
         if len(path) == 1 and name.startswith("x-"):
             return  # a place for anchors, as in Compose files
-        known = list(model.model_fields)
+        known = list(written_fields(model))
         what = "carrier" if model is Carriers else "key"
         message = (
             f"unknown {what} {name[:60]!r}{did_you_mean(name, known)} (known: {listed(known)})"

@@ -186,6 +186,8 @@ class Ringing:
     from_number: str = ""
     to_number: str = ""
     account_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """What came with it: SIP headers by their names, and the webhook's other fields."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -338,6 +340,17 @@ class Carrier:
     def busy(self, account: Account, call: Ringing) -> Document:
         """Turns the call away: the server is full or draining."""
         raise NotImplementedError
+
+    def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
+        """Says a text in the carrier's own voice and ends the call; None: it cannot.
+
+        Args:
+            account: Ours.
+            call: Which call.
+            text: The words.
+            language: Code such as de-DE; empty: the carrier's usual one.
+        """
+        return None
 
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Whether the carrier signed a webhook; None: it signs none."""

@@ -113,6 +113,10 @@ class Playout:
         """
         self._taps.append((sent, cleared))
 
+    def untap(self) -> None:
+        """The call is over: nobody listens any more."""
+        self._taps.clear()
+
     # --- the agent's side -------------------------------------------------------------------
 
     def begin(self, turn: int, *, interruptible: bool = True) -> Reply:

@@ -64,6 +64,18 @@ class TurnRules:
     """Tell of a turn that seems to be over before it is (`TurnSupposed`)."""
 
 
+class _Pauses:
+    """Numbers for questions to the transcriber."""
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def begin(self) -> int:
+        """The next one."""
+        self.last += 1
+        return self.last
+
+
 class TurnDetector:
     """One call's endpointing and barge-in.
 
@@ -97,8 +109,9 @@ class TurnDetector:
         """
         self.rules = rules
         self._floor = floor
+        self._pauses = _Pauses()
         self._barge_in = BargeIn(
-            rules.barge_in, floor, number=self._next_pause, backchannel=backchannel, echo=echo
+            rules.barge_in, floor, number=self._pauses.begin, backchannel=backchannel, echo=echo
         )
         self._after_echo = after_echo
         self._endpointing = endpointing
@@ -114,7 +127,6 @@ class TurnDetector:
         self._speaking = False
         self._open = False
         self._paused = False
-        self._pause = 0
         self._answered = 0
         self._segments: dict[int, str] = {}
         self._goes_on = False
@@ -180,7 +192,7 @@ class TurnDetector:
 
     def judged(self, pause: int, now_ms: int, *, finished: bool) -> list[Frame]:
         """Somebody who heard the caller's voice at a `SpeechPaused` says whether they go on."""
-        if not self._open or not self._paused or pause != self._pause:
+        if not self._open or not self._paused or pause != self._pauses.last:
             return []
         self._goes_on = not finished
         self._set_delay()
@@ -218,7 +230,7 @@ class TurnDetector:
         deadlines = [at_ms for at_ms in due if at_ms is not None]
         if self._open and self._paused:
             end_ms = self._last_voice + self._delay_ms + AUDIO_STALL_MS
-            if self._answered < self._pause:
+            if self._answered < self._pauses.last:
                 end_ms = max(end_ms, self._last_voice + self.rules.transcript_wait_ms)
             deadlines.append(end_ms)
         elif self._speaking:
@@ -248,11 +260,7 @@ class TurnDetector:
     def _begin_pause(self) -> list[Frame]:
         self._speaking = False
         self._paused = True
-        return [SpeechPaused(self._last_voice, self._next_pause())]
-
-    def _next_pause(self) -> int:
-        self._pause += 1
-        return self._pause
+        return [SpeechPaused(self._last_voice, self._pauses.begin())]
 
     def _endpoint(self, now_ms: int) -> list[Frame]:
         if self._speaking and now_ms - self._heard_until >= AUDIO_STALL_MS + self.rules.pause_ms:
@@ -262,7 +270,7 @@ class TurnDetector:
             return []
         audio_now = max(self._heard_until, now_ms - AUDIO_STALL_MS)
         silence = audio_now - self._last_voice
-        answered = self._answered == self._pause
+        answered = self._answered == self._pauses.last
         if not answered and now_ms - self._last_voice < self.rules.transcript_wait_ms:
             return []
         if silence < min(VERDICT_MS, self._delay_ms):

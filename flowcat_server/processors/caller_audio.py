@@ -102,6 +102,7 @@ class CallerAudio:
     def close(self) -> None:
         """The call is over."""
         self._kept.clear()
+        self.on_voice = lambda: None
         if self._vad is not None:
             self._vad.close()
 

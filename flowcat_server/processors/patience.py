@@ -33,6 +33,7 @@ class Patience:
     def close(self) -> None:
         """The call is over."""
         self.rest()
+        self._late = lambda waited_ms: None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -11,10 +11,13 @@ from aiohttp import web
 from flowcat_server import __version__
 from flowcat_server.calls import Calls
 from flowcat_server.core import ended
+from flowcat_server.core.graph import Fact
+from flowcat_server.pipeline import Parts
 from flowcat_server.records.models import LATENCY_PARTS, CallSummary
 from flowcat_server.records.store import Store
 
 MAX_LISTED = 200
+MAX_SUGGESTIONS = 4
 _ID = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
@@ -39,9 +42,13 @@ class ApiDoor:
         ]
 
     async def info(self, request: web.Request) -> web.Response:
-        """What the page shows before a call."""
+        """What the page shows before a call; ``agent=NAME`` shows another agent than the first."""
+        agents = self._calls.agents
+        parts = agents.get(request.query.get("agent", ""))
+        if parts is None:
+            raise web.HTTPNotFound(text=f"no such agent (known: {', '.join(agents.names)})")
         limits = {
-            "max_calls": self._calls.parts.config.limits.max_calls,
+            "max_calls": self._calls.config.limits.max_calls,
             "live": len(self._calls.live_ids),
         }
         return web.json_response(
@@ -49,6 +56,8 @@ class ApiDoor:
                 "name": "flowcat-server",
                 "version": __version__,
                 **self._info,
+                **({} if parts is agents.default else _about(parts)),
+                "agents": agents.names,
                 "limits": limits,
                 "secure": request.secure,
             }
@@ -118,6 +127,25 @@ def _summary(summary: CallSummary, live: Set[str]) -> dict[str, Any]:
         "started_at": body["accepted_at"],
         "live": summary.id in live,
     }
+
+
+def _about(parts: Parts) -> dict[str, Any]:
+    """An agent that is not the main file's."""
+    legs = {kind: getattr(parts, kind) for kind in ("stt", "llm", "tts", "realtime")}
+    names = {kind: leg[0].name for kind, leg in legs.items() if leg}
+    return {
+        "agent": {
+            "name": parts.profile.name,
+            "suggestions": suggestions(parts.profile.knowledge),
+        },
+        "topology": {"mode": parts.config.topology.mode, **names},
+        "demo": names.get("llm", "").startswith("intents"),
+    }
+
+
+def suggestions(knowledge: Sequence[Fact]) -> list[str]:
+    """Questions that the agent can answer, to begin with."""
+    return [fact.questions[0] for fact in knowledge if fact.questions][:MAX_SUGGESTIONS]
 
 
 def _turn(row: Mapping[str, Any]) -> dict[str, Any]:

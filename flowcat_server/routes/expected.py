@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import structlog
@@ -21,9 +21,12 @@ from flowcat_server.core.carrier import (
     Ringing,
     Started,
 )
+from flowcat_server.errors import CallRefused
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.lines import Line
+from flowcat_server.routes.router import Router
+from flowcat_server.routes.rules import Asked
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.session import Session
 from flowcat_server.transports.carrier import CarrierTransport
@@ -110,11 +113,14 @@ class CarrierCalls:
             tell_others: Given what a carrier said of a call that is not here.
         """
         self._calls = calls
+        self._router = Router(calls, http, clock)
         self._tokens = tokens
         self._http = http
         self._clock = clock
         self._expected = waiting or OwnWaiting()
         self._tell_others = tell_others
+        self._deciding: dict[Key, Expected] = {}
+        """Calls whose agent is being chosen."""
         self._live: dict[Key, str] = {}
         """Our ids of the carriers' calls."""
 
@@ -122,15 +128,21 @@ class CarrierCalls:
         """Keep a place for a call that a verified webhook announced; returns its socket's token.
 
         Raises:
-            CallRefused: There is no place.
+            CallRefused: There is no place, or the call is not wanted.
         """
         key = carrier.name, call.call_id
-        previous = await self._expected.pop(key)
-        if previous is not None:
-            previous.reservation.release()  # asked again about the same call: it keeps its place
-        expected = self._place(
-            carrier, call.call_id, call.from_number, call.to_number, run_id, call.account_id
+        await self._release(key)  # asked again about the same call: it keeps its place
+        asked = Asked(
+            carrier.name, call.call_id, call.from_number, call.to_number, call.headers, run_id
         )
+        self._deciding[key] = expected = self._place(asked, call.account_id)
+        try:
+            await self._route(expected, asked)
+        finally:
+            if self._deciding.get(key) is expected:
+                del self._deciding[key]
+        if not expected.reservation.held:
+            raise CallRefused("over")  # it has ended, or was asked about again, meanwhile
         await self._expected.put(key, expected)
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
@@ -149,7 +161,7 @@ class CarrierCalls:
 
         Raises:
             AuthError: The socket does not prove that the call is its own.
-            CallRefused: Nobody kept a place for it, and there is none.
+            CallRefused: Nobody kept a place for it, and there is none; or it is not wanted.
             SharedStateError: Whether its token was used before cannot be found out.
         """
         carrier = line.carrier
@@ -164,25 +176,39 @@ class CarrierCalls:
         if told is not None:
             return Expected(self._calls.reserve(), *told)
         # No webhook announced it, or its place was given back.
-        return self._place(carrier, started.call_id, started.from_number, started.to_number, run_id)
+        asked = Asked(
+            carrier.name,
+            started.call_id,
+            started.from_number,
+            started.to_number,
+            {name: text for name, text in started.parameters.items() if name != "token"},
+            run_id,
+        )
+        expected = self._place(asked)
+        await self._route(expected, asked)
+        return expected
 
-    def _place(
-        self,
-        carrier: Carrier,
-        call_id: str,
-        caller: str,
-        called: str,
-        run_id: str,
-        account_id: str = "",
-    ) -> Expected:
+    def _place(self, asked: Asked, account_id: str = "") -> Expected:
         incoming = Incoming(
-            channel=carrier.name,
-            from_number=caller,
-            to_number=called,
-            external_id=call_id,
-            variables=_variables(caller, called, run_id),
+            channel=asked.carrier,
+            from_number=asked.from_number,
+            to_number=asked.to_number,
+            external_id=asked.call_id,
+            variables=_variables(asked),
         )
         return Expected(self._calls.reserve(), incoming, account_id)
+
+    async def _route(self, expected: Expected, asked: Asked) -> None:
+        """Give a call that has a place its agent; it loses the place if that cannot be done."""
+        try:
+            choice = await self._router.choose(asked)
+        except BaseException:
+            expected.reservation.release()
+            raise
+        known = expected.incoming
+        expected.incoming = replace(
+            known, agent=choice.agent, variables={**known.variables, **choice.variables}
+        )
 
     async def run(
         self, line: Line, transport: CarrierTransport, started: Started, expected: Expected
@@ -214,10 +240,8 @@ class CarrierCalls:
         log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
         if told.status not in OVER:
             return
-        expected = await self._expected.pop((carrier.name, told.call_id))
-        if expected is not None:
-            expected.reservation.release()
-        elif not self.hear(carrier.name, told):
+        waited = await self._release((carrier.name, told.call_id))
+        if not self.hear(carrier.name, told) and not waited:
             self._tell_others(carrier.name, told)
 
     def hear(self, carrier: str, told: CallStatus) -> bool:
@@ -247,7 +271,19 @@ class CarrierCalls:
             )
         return request
 
+    async def _release(self, key: Key) -> bool:
+        """Give back the place of a call whose socket has not come; False: there is none."""
+        found = [self._deciding.pop(key, None), await self._expected.pop(key)]
+        for expected in found:
+            if expected is not None:
+                expected.reservation.release()
+        return any(found)
 
-def _variables(caller: str, called: str, run_id: str) -> Mapping[str, Any]:
-    known = {"caller_number": caller, "called_number": called, "run_id": run_id}
+
+def _variables(asked: Asked) -> Mapping[str, Any]:
+    known = {
+        "caller_number": asked.from_number,
+        "called_number": asked.to_number,
+        "run_id": asked.run_id,
+    }
     return {name: value for name, value in known.items() if value}

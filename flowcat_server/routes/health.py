@@ -47,10 +47,8 @@ class HealthDoor:
     async def readyz(self, request: web.Request) -> web.Response:
         """200 while new calls are taken; models are warm before the port is open."""
         del request
-        calls = self._calls
-        full = calls.count >= calls.parts.config.limits.max_calls
-        state = "draining" if calls.draining else "full" if full else "ready"
-        return web.json_response({"status": state}, status=200 if state == "ready" else 503)
+        closed = self._calls.closed_for
+        return web.json_response({"status": closed or "ready"}, status=503 if closed else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text."""

@@ -12,13 +12,22 @@ from aiohttp import WSCloseCode, web
 
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
-from flowcat_server.core.carrier import Carrier, CarrierStream, Document, Refuse, Request, Started
+from flowcat_server.core.carrier import (
+    Carrier,
+    CarrierStream,
+    Document,
+    Refuse,
+    Request,
+    Ringing,
+    Started,
+)
 from flowcat_server.errors import AuthError, CallRefused, SharedStateError
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
+from flowcat_server.routes.router import REJECTED
 from flowcat_server.transports.media_socket import MediaSocket
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.websocket import WebSocketTransport, read_start
@@ -63,6 +72,7 @@ class TelephonyDoor:
         self._lines = {
             line.carrier.name: line for line in lines(config) if line.carrier.over == "websocket"
         }
+        self._when_full = config.limits.when_full
         self._waiting: Counter[str] = Counter()
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
@@ -104,8 +114,8 @@ class TelephonyDoor:
             raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
         try:
             token = await self._calls.expect(carrier, call, run_id)
-        except CallRefused:
-            return await self._respond(carrier.busy(account, call))
+        except CallRefused as error:
+            return await self._respond(self._turned_away(line, call, error))
         url = self._stream_url(request, carrier, run_id)
         parameters = {"token": token} if carrier.ticket_in == "parameter" else {}
         if carrier.ticket_in == "path":
@@ -116,6 +126,14 @@ class TelephonyDoor:
         if document.status >= 500:
             log.warning("call_not_answered", carrier=carrier.name, reason=document.body)
         return await self._respond(document)
+
+    def _turned_away(self, line: Line, call: Ringing, error: CallRefused) -> Document:
+        """The carrier's own words for a caller who is not taken, else its busy signal."""
+        carrier, account = line.carrier, line.account
+        full = self._when_full
+        say = error.say or ("" if error.reason == REJECTED else full.say)
+        spoken = carrier.say(account, call, say, full.language) if say else None
+        return spoken or carrier.busy(account, call)
 
     def _stream_url(self, request: web.Request, carrier: Carrier, run_id: str) -> str:
         base = self._gate.base(request)
@@ -171,6 +189,7 @@ class TelephonyDoor:
             return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
         transport = WebSocketTransport(socket, stream, started, self._pacer)
         await self._calls.run(line, transport, started, expected)
+        socket.undivert()
         return socket
 
     @contextmanager

@@ -35,6 +35,7 @@ LINGER_S = 10.0
 KEYS = frozenset("0123456789*#ABCD")
 REFUSALS = {
     "full": "All lines are busy. Please try again in a moment.",
+    "overloaded": "The server is very busy. Please try again in a moment.",
     "draining": "The server is being restarted. Please try again in a moment.",
 }
 
@@ -59,6 +60,7 @@ class _Peer:
     """A browser's call."""
 
     call_id: str
+    agent: str
     feed: EventFeed
     reader: _Reader | None = None
     taken: int = 0
@@ -91,6 +93,7 @@ class WebRtcDoor:
         sdp = body.get("sdp")
         if not isinstance(sdp, str) or not sdp:
             raise web.HTTPUnprocessableEntity(text='the body must be {"sdp": "..."}')
+        agent = self._agent(body.get("agent") or request.query.get("agent", ""))
         pc_id = body.get("pc_id")
         known = None
         if isinstance(pc_id, str) and self._offers.get(pc_id) is not None:
@@ -99,7 +102,7 @@ class WebRtcDoor:
         try:
             reservation = None if known is not None else self._calls.reserve()
         except CallRefused as error:
-            return _refused(error.reason)
+            return self._refused(error.reason)
         try:
             answer = await self._offers.accept(
                 sdp,
@@ -108,10 +111,10 @@ class WebRtcDoor:
                 remote=request.remote or "",
             )
             if known is None and reservation is not None:
-                known = self._start(reservation, answer)
+                known = self._start(reservation, answer, agent)
                 reservation = None
         except CallRefused as error:
-            return _refused(error.reason)
+            return self._refused(error.reason)
         except BadOffer as error:
             raise web.HTTPUnprocessableEntity(text=str(error)) from error
         except TransportError as error:
@@ -128,15 +131,29 @@ class WebRtcDoor:
             }
         )
 
-    def _start(self, reservation: Reservation, answer: Answer) -> _Peer:
+    def _refused(self, reason: str) -> web.Response:
+        said = self._calls.config.limits.when_full.say
+        return _unavailable(reason, said or REFUSALS.get(reason, reason))
+
+    def _agent(self, name: object) -> str:
+        """The agent that a page asks for."""
+        agents = self._calls.agents
+        parts = agents.get(name) if isinstance(name, str) else None
+        if parts is None:
+            raise web.HTTPUnprocessableEntity(
+                text=f"there is no such agent (known: {', '.join(agents.names)})"
+            )
+        return parts.profile.name
+
+    def _start(self, reservation: Reservation, answer: Answer, agent: str) -> _Peer:
         feed = EventFeed()
         call_id, task = self._calls.start(
             reservation,
             answer.transport,
-            Incoming(channel="webrtc", variables={"run_id": answer.pc_id}),
+            Incoming(channel="webrtc", variables={"run_id": answer.pc_id}, agent=agent),
             subscribers=[feed.publish, self._begun(answer.pc_id)],
         )
-        self._peers[answer.pc_id] = peer = _Peer(call_id, feed)
+        self._peers[answer.pc_id] = peer = _Peer(call_id, agent, feed)
         task.add_done_callback(self._forget(answer.pc_id))
         return peer
 
@@ -213,8 +230,7 @@ class WebRtcDoor:
         translate = DIALECTS[dialect]
         with suppress(ConnectionError):
             if dialect == "native":
-                agent = self._calls.parts.profile.name
-                hello = {"type": "hello", "call_id": peer.call_id, "agent": agent}
+                hello = {"type": "hello", "call_id": peer.call_id, "agent": peer.agent}
                 await socket.send_str(encode({**hello, "taken": peer.taken}))
             while peer.reader is reader and (event := await peer.feed.next()) is not None:
                 for message in translate(event):
@@ -260,10 +276,6 @@ async def _json(request: web.Request) -> dict[str, Any]:
         return msgspec.json.decode(raw, type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise web.HTTPUnprocessableEntity(text="the body is not a JSON object") from error
-
-
-def _refused(reason: str) -> web.Response:
-    return _unavailable(reason, REFUSALS.get(reason, reason))
 
 
 def _unavailable(error: str, message: str) -> web.Response:

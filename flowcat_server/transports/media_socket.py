@@ -100,6 +100,11 @@ class MediaSocket(web.WebSocketResponse):
         tap.take = take
         return True
 
+    def undivert(self) -> None:
+        """The call is over: let go of who took its messages; what still comes is nobody's."""
+        if self._tap is not None:
+            self._tap.take = _nobody
+
     def post(self, message: str | bytes) -> None:
         """Send a text message or a binary one.
 
@@ -122,6 +127,10 @@ class MediaSocket(web.WebSocketResponse):
         self._reader = self._tap = _tap(request.protocol, self._loop)
         self._parser = _parser(self._tap)
         request.protocol._payload_parser = self._parser
+
+
+def _nobody(data: bytes, binary: bool) -> None:
+    del data, binary
 
 
 def frame(message: str | bytes) -> bytes:

@@ -15,8 +15,10 @@ from flowcat_server.calls import Calls, OwnPlaces, Places
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.types import parse_bind
 from flowcat_server.core.carrier import CallStatus
+from flowcat_server.core.overload import Overload
 from flowcat_server.errors import ConfigError
 from flowcat_server.metrics import Metrics
+from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.expected import CarrierCalls, OwnWaiting, Waiting
 from flowcat_server.routes.health import HealthDoor
@@ -49,6 +51,7 @@ class Alone:
         self.leading = asyncio.Event()
         self.leading.set()
         self.everywhere: Callable[[Waiting], Waiting] = lambda own: own
+        self.overload = Overload(0)
 
     def waiting(self, calls: Calls) -> Waiting:
         """Expected calls."""
@@ -88,6 +91,7 @@ class Alone:
         site = web.TCPSite(runner, host or None, port, backlog=BACKLOG)
         try:
             await site.start()
+            await widen(runner, BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"server.bind: cannot listen on {host}:{port}: {error.strerror or error}"

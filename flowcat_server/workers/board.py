@@ -41,7 +41,8 @@ _PURGE_EVERY = 100
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS workers (
     run INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL, pid INTEGER NOT NULL,
-    ready INTEGER NOT NULL DEFAULT 0, seen REAL NOT NULL, moved INTEGER NOT NULL DEFAULT 0);
+    ready INTEGER NOT NULL DEFAULT 0, seen REAL NOT NULL,
+    overloaded INTEGER NOT NULL DEFAULT 0, moved INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS restarts (number INTEGER PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS places (
     place INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, call_id TEXT UNIQUE);
@@ -71,6 +72,8 @@ class Member:
     """Its calls, and the connections on their way to becoming one."""
     moved: int
     """Connections that it was given by other workers."""
+    overloaded: bool = False
+    """Its event loop does not keep up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +163,18 @@ class Board:
             "UPDATE workers SET ready = ?, seen = ? WHERE run = ?", ready, self._clock(), run
         )
 
-    def beat(self, run: int) -> None:
-        """Its event loop runs; to be said every second."""
+    def beat(self, run: int, *, overloaded: bool = False) -> None:
+        """Its event loop runs, and whether it keeps up; to be said every second."""
         owed = list(self._owed)
         self._owed.clear()
         for statement, values in owed:
             self._note(statement, *values)
-        self._note("UPDATE workers SET seen = ? WHERE run = ?", self._clock(), run)
+        self._note(
+            "UPDATE workers SET seen = ?, overloaded = ? WHERE run = ?",
+            self._clock(),
+            overloaded,
+            run,
+        )
 
     def hung(self, after_s: float) -> list[int]:
         """Processes of workers that took calls and have not said for so long that they live."""
@@ -198,12 +206,12 @@ class Board:
         rows = self._read(
             "SELECT run, number, pid, ready, "
             "(SELECT count(*) FROM places WHERE places.run = workers.run) + "
-            "(SELECT count(*) FROM arriving WHERE arriving.run = workers.run), moved "
+            "(SELECT count(*) FROM arriving WHERE arriving.run = workers.run), moved, overloaded "
             "FROM workers ORDER BY number"
         )
         return [
-            Member(int(run), int(number), int(pid), bool(ready), int(load), int(moved))
-            for run, number, pid, ready, load, moved in rows
+            Member(int(run), int(number), int(pid), bool(ready), int(load), int(moved), bool(busy))
+            for run, number, pid, ready, load, moved, busy in rows
         ]
 
     @property
@@ -219,13 +227,16 @@ class Board:
     def place_call(self, run: int) -> tuple[int, int]:
         """Choose who serves a connection that will be a call: the ready worker with least load.
 
+        One whose loop does not keep up comes last.
+
         Returns its run, which is `run` itself unless another has less, and the number under which
         the connection counts as load until `arrived`.
         """
         with self._change() as execute:
             execute("DELETE FROM arriving WHERE until < ?", (self._clock(),))
             chosen = execute(
-                "SELECT run FROM workers WHERE (ready AND seen >= ?) OR run = ? ORDER BY "
+                "SELECT run FROM workers WHERE (ready AND seen >= ?) OR run = ? "
+                "ORDER BY overloaded, "
                 "(SELECT count(*) FROM places WHERE places.run = workers.run) + "
                 "(SELECT count(*) FROM arriving WHERE arriving.run = workers.run), "
                 "run != ?, number LIMIT 1",

@@ -53,7 +53,11 @@ class WorkersDoor:
 
     def routes(self) -> Sequence[web.AbstractRouteDef]:
         """The door's routes."""
-        together = {"/healthz": self.healthz, "/metrics": self.metrics}
+        together = {
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+        }
         return [
             web.get(route.path, together.get(route.path, route.handler))
             for route in self._own.routes()
@@ -84,6 +88,16 @@ class WorkersDoor:
             for member in members
         ]
         return web.json_response(answer)
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """200 while new calls are taken, by whichever worker."""
+        own = await self._own.readyz(request)
+        if msgspec.json.decode(own.body)["status"] != "overloaded":  # type: ignore[arg-type]
+            return own
+        others = (m for m in self._board.members() if m.run != self._run)
+        if any(member.ready and not member.overloaded for member in others):
+            return web.json_response({"status": "ready"})
+        return own
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text: all workers counted together."""

@@ -37,10 +37,9 @@ _CALL_PATH = re.compile(
     r"/(?:api/calls|telephony/[a-z]{1,20}/[a-z_]{1,30})/(?:[a-z]{1,4}-)?([0-9a-f]{23})(?:/.*)?"
 )
 _REWRITTEN = frozenset(
-    {b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"content-encoding",
-     b"expect"}
-)  # fmt: skip
-"""A body that was read is passed on whole and decoded (RFC 9112, section 7.1)."""
+    {b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"expect"}
+)
+"""A body that was read is passed on in one piece (RFC 9112, section 7.1)."""
 
 
 def mark(run: int) -> str:

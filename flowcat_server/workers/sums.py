@@ -25,7 +25,14 @@ WORKER_METRICS: Final[dict[str, str]] = {
 }
 """Metrics of a server with several workers, and what they say."""
 
-_HIGHEST: Final = frozenset({"flowcat_build_info", "flowcat_provider_breaker_state"})
+_HIGHEST: Final = frozenset(
+    {
+        "flowcat_build_info",
+        "flowcat_provider_breaker_state",
+        "flowcat_loop_stall_longest_seconds",
+        "flowcat_gc_longest_seconds",
+    }
+)
 """Gauges of which the highest tells more than the sum: a breaker is open somewhere."""
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]

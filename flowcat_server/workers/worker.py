@@ -16,7 +16,9 @@ from aiohttp import web
 
 from flowcat_server.calls import Calls
 from flowcat_server.core.carrier import CallStatus
+from flowcat_server.core.overload import Overload
 from flowcat_server.metrics import Metrics
+from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.expected import CarrierCalls, Waiting
 from flowcat_server.routes.health import HealthDoor
@@ -64,6 +66,8 @@ class Worker:
         self.used_tokens: Memory = shared.used_tokens(self.board)
         self.seen_webhooks: Memory = shared.seen_webhooks(self.board)
         self.everywhere: Callable[[Waiting], Waiting] = lambda own: own
+        self.overload = Overload(0)
+        """Whether this loop keeps up; others are told, and give it no calls while it does not."""
         self.placement = Placement(self.board, team.post, self.run)
         self.middlewares = (self.placement.middleware(),)
         self.leading = asyncio.Event()
@@ -138,6 +142,7 @@ class Worker:
         stack.push_async_callback(self._end_tasks)
         for listener in team.web:
             await web.SockSite(runner, listener.dup(), backlog=BACKLOG).start()
+        await widen(runner, BACKLOG)
         own = web.Application()
         if self._door is not None:
             own.add_routes(self._door.own_routes())
@@ -232,7 +237,7 @@ class Worker:
     async def _beat(self) -> None:
         """Say that this loop runs: one that does not is given no calls, and killed in the end."""
         while True:
-            self.board.beat(self.run)
+            self.board.beat(self.run, overloaded=self.overload.overloaded)
             await asyncio.sleep(BEAT_S)
 
     # --- what only one may do ---------------------------------------------------------------

@@ -479,3 +479,19 @@ async def test_raw_events_are_kept_for_those_who_build(
     await page.wait_for_text("#raw-count", "1")
     line = await page.evaluate("document.querySelector('#raw').textContent")
     assert json.loads(line)["values"] == {"name": "Ada"}
+
+
+async def test_a_choice_of_agents_is_offered_where_there_are_several(
+    open_page: OpenPage, server: FakeServer
+) -> None:
+    links = "[...document.querySelectorAll('#about a')].map((a) => a.getAttribute('href'))"
+    server.info["agents"] = ["desk"]
+    page = await open_page()
+    assert await page.evaluate(links) == []
+    server.info["agents"] = ["the desk", "sales"]
+    page = await open_page("?agent=sales")
+    assert await page.evaluate(links) == ["?agent=the%20desk", "?agent=sales"]
+    await start(page)
+    own = [url for url in page.requests if "api/info" in url or "webrtc/offer" in url]
+    assert len(own) == 2
+    assert all(url.endswith("?agent=sales") for url in own)

@@ -90,6 +90,7 @@ async def test_an_insecure_address_names_the_way_out(
     ("status", "body", "title", "detail"),
     [
         (503, {"error": "full", "message": "20 of 20 calls"}, "All lines are busy", "20 of 20"),
+        (503, {"error": "overloaded", "message": "Very busy."}, "All lines are busy", "Very busy"),
         (503, {"error": "draining", "message": ""}, "The server is restarting", "in a minute"),
         (503, {"error": "ports", "message": "no UDP port"}, "refused the call", "no UDP port"),
         (422, "no audio section", "refused the call", "no audio section"),

@@ -211,7 +211,7 @@ def test_the_agent_is_never_held_for_ever(steps: list[tuple[str, int]]):
             call.take(call.detector.tick(call.now))
         elif call.detector.open:
             text = {"words": "hold on please", "mhm": "mhm", "nothing": ""}[step]
-            number = call.detector._pause
+            number = call.detector._pauses.last
             call.take(call.detector.transcript(text, 0, number, call.now))
         if "Interrupted" in call.kinds():
             return

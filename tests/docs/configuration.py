@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from flowcat_server.config.blocks import written_fields
 from flowcat_server.config.environment import VARIABLES
 from flowcat_server.config.models import Config
 from flowcat_server.config.topology import ProviderSpec
@@ -30,9 +31,9 @@ def all_keys() -> Iterator[tuple[str, type[BaseModel], str, FieldInfo]]:
         if model in seen:
             return
         seen.add(model)
-        for name, field in model.model_fields.items():
+        for name, field in written_fields(model).items():
             yield path, model, name, field
-        for name, field in model.model_fields.items():
+        for name, field in written_fields(model).items():
             inner = _block(field)
             if inner is not None:
                 many = "[]" if "list[" in str(field.annotation) else ""

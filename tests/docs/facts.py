@@ -15,7 +15,7 @@ from flowcat_server import carriers, metrics
 from flowcat_server.cli.main import build_parser
 from flowcat_server.core import ended, events
 from flowcat_server.core.breaker import Breaker
-from flowcat_server.core.carrier import Carrier
+from flowcat_server.core.carrier import Account, Carrier, Ringing
 from flowcat_server.providers import registry
 from flowcat_server.providers.registry import KINDS, Kind, Provider
 from flowcat_server.workers import sums
@@ -150,6 +150,7 @@ def carrier_abilities() -> str:
             "yes" if carrier.has_status else "",
             f"`carriers.{carrier.name}.{carrier.credential}`",
             "yes" if carrier.moves_calls else "",
+            "yes" if carrier.say(Account(), Ringing("id"), "text", "") else "",
         )
         for carrier in every_carrier()
     ]
@@ -159,6 +160,7 @@ def carrier_abilities() -> str:
         "Status callback",
         "Opened to others by",
         "Passes calls on",
+        "Speaks for a full server",
     )
     return table(heads, rows)
 
@@ -173,6 +175,7 @@ def metric_table() -> str:
     served.watch_breaker("x", "x", Breaker(), lambda: 0)
     call.on_event(events.ToolEnded(0, "", "x", ""))
     call.on_event(events.UsageCounted(0, "x", "x", characters=1))
+    call.on_event(events.CallEnded(0, "x"))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", served.render()[0].decode(), re.MULTILINE))
     labels: dict[str, dict[str, None]] = {}
     for family in served.registry.collect():

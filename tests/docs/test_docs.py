@@ -97,7 +97,7 @@ def test_no_key_is_without_effect() -> None:
     readers = [p for p in SERVER.rglob("*.py") if p.parent.name not in ("config", "cli")]
     used = attributes(*readers, SERVER / "config" / "carriers.py")
     own_config = {"graph", "graph_inline", "questions", "answer", "path", "prompt", "knowledge"}
-    carried = {"tests", "kind", "when_full", *Carriers.model_fields}
+    carried = {"tests", "kind", "from", *Carriers.model_fields}
     for path, _, key, _ in configuration.all_keys():
         dotted = f"{path}.{key}".lstrip(".")
         assert key in used | own_config | carried, f"{dotted} is documented, but nothing reads it"
@@ -200,6 +200,8 @@ OTHER_FILES = [block for block in blocks("yaml") if block.info and block.info !=
 def test_agent_files_of_the_docs_load(block: Block, tmp_path: Path) -> None:
     text = block.text
     (tmp_path / "faq.md").write_text("## When?\nNow.\n")
+    for agent in ("sales", "support"):
+        (tmp_path / f"{agent}.yaml").write_text("agent: { prompt: Another agent. }\n")
     if block.info == PART and not re.search(r"^agent:", text, re.MULTILINE):
         text += "\nagent: { prompt: The rest of the file. }\n"
     environ = Environ()

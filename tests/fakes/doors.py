@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from twilio.request_validator import RequestValidator
 
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls
 from flowcat_server.metrics import Metrics
 from flowcat_server.providers.http import Http
@@ -24,6 +25,7 @@ from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
+from flowcat_server.routes.connections import app_runner, watch_connections
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
@@ -218,11 +220,18 @@ async def doors(
     api: str = "http://127.0.0.1:9",
     recorded: bool = False,
     webrtc: WebRtcSettings = LOCAL,
+    agents: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Doors]:
-    """Open the doors; every call is ended and awaited when the block is left."""
+    """Open the doors; every call is ended and awaited when the block is left.
+
+    `agents` are further agents' names and files, for the ``routes`` that the YAML has.
+    """
     if "api_url:" not in yaml:
         yaml = yaml.replace("auth_token:", f"api_url: '{api}', auth_token:", 1)
-    file = loaded(yaml)
+    for name, text in (agents or {}).items():
+        (folder / f"{name}.yaml").write_text(text)
+    listed = ", ".join(f"{name}: {name}.yaml" for name in agents or {})
+    file = loaded(yaml.replace("routes:\n", f"routes:\n  agents: {{{listed}}}\n"), folder)
     clock = Clock()
     async with AsyncExitStack() as stack:
         http = Http()
@@ -235,7 +244,8 @@ async def doors(
             stack.push_async_callback(asyncio.to_thread, recorder.close)
         metrics = Metrics()
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        calls = Calls(await parts(file), store, recorder, metrics, tasks)
+        others = {name: await parts(other, name=name) for name, other in file.agents.items()}
+        calls = Calls(Agents(await parts(file), others), store, recorder, metrics, tasks)
         tokens = StreamTokens(b"secret of the tests", clock)
         trusted = parse_networks(file.config.server.trusted_proxies)
         offers = Offers(webrtc)
@@ -255,9 +265,12 @@ async def doors(
             ),
         ):
             app.add_routes(door.routes())
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        runner = app_runner(app, shutdown_timeout=1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None
+        watch = tasks.create_task(watch_connections(runner.server))
+        stack.callback(watch.cancel)
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         client = await stack.enter_async_context(

@@ -58,6 +58,23 @@ async def test_info_tells_the_server_and_its_room(tmp_path: Path):
         assert info["limits"] == {"max_calls": 7, "live": 1}
         assert info["agent"] == {"name": "test"}
         assert info["secure"] is False
+        assert info["agents"] == ["test"]
+
+
+async def test_info_tells_of_each_agent(tmp_path: Path):
+    knows = (
+        "agent: {prompt: Sell.}\nknowledge: [{questions: [How much?], answer: Little.}]\n"
+        "topology: {vad: scripted, stt: scripted, llm: scripted, tts: scripted}\n"
+    )
+    yaml = ECHO + "routes:\n  rules: []\n"
+    async with doors(tmp_path, yaml, agents={"sales": knows}) as house:
+        status, info = await get(house, "/api/info?agent=sales")
+        assert status == 200
+        assert info["agents"] == ["test", "sales"]
+        assert info["agent"] == {"name": "sales", "suggestions": ["How much?"]}
+        assert info["topology"]["mode"] == "cascaded"
+        status, info = await get(house, "/api/info?agent=nobody")
+        assert (status, info) == (404, b"no such agent (known: test, sales)")
 
 
 async def test_calls_are_listed_as_the_page_reads_them(tmp_path: Path):

@@ -20,7 +20,8 @@ from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.lines import lines
 from flowcat_server.transports.pacer import Pacer
 from tests.callscript import loaded
-from tests.fakes.doors import ECHO, Doors, doors
+from tests.fakes.audiosocket import listening, serving
+from tests.fakes.doors import ECHO, doors
 
 UUID = bytes.fromhex("00112233445566778899aabbccddeeff")
 CALL = "00112233-4455-6677-8899-aabbccddeeff"
@@ -62,26 +63,6 @@ class Switch:
                 while data := await self.reader.read(4096):
                     found += self._frames.cut(data)
         return found
-
-
-@asynccontextmanager
-async def serving(house: Doors, yaml: str = ECHO) -> AsyncIterator[AudioSocketListener]:
-    config = loaded(yaml).config
-    http = Http()
-    line = next(each for each in lines(config) if each.carrier.name == "audiosocket")
-    calls = CarrierCalls(house.calls, house.tokens, http)
-    listener = AudioSocketListener(line, calls, Pacer())
-    try:
-        yield listener
-    finally:
-        await listener.close()
-        await http.close()
-
-
-@asynccontextmanager
-async def listening(house: Doors, yaml: str = ECHO) -> AsyncIterator[tuple[str, int]]:
-    async with serving(house, yaml) as listener:
-        yield await listener.open("127.0.0.1:0")
 
 
 @asynccontextmanager

@@ -137,6 +137,52 @@ async def test_a_full_server_says_so_in_words(tmp_path: Path):
         assert "busy" in answer["message"]
 
 
+async def test_a_full_server_says_what_the_file_says(tmp_path: Path):
+    limits = "limits: {max_calls: 1, when_full: {say: Come back later.}}\n"
+    async with doors(tmp_path, ECHO + limits) as house, on_air(house):
+        async with client() as other:
+            status, answer = await post(house, {"sdp": await other.offer()})
+        assert (status, answer) == (503, {"error": "full", "message": "Come back later."})
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "agent"),
+    [
+        ("", {}, "test"),
+        ("", {"agent": ""}, "test"),
+        ("", {"agent": "sales"}, "sales"),
+        ("?agent=sales", {}, "sales"),
+        ("?agent=support", {"agent": "sales"}, "sales"),
+    ],
+)
+async def test_a_browser_may_say_which_agent_it_wants(
+    tmp_path: Path, query: str, body: dict[str, str], agent: str
+):
+    agents = {"sales": ECHO, "support": ECHO}
+    yaml = ECHO + "routes:\n  rules: []\n"
+    async with doors(tmp_path, yaml, agents=agents) as house, client() as caller:
+        given = json.dumps({"sdp": await caller.offer(), **body})
+        url = f"{house.url}/webrtc/offer{query}"
+        async with house.client.post(url, data=given) as response:
+            answer = await response.json()
+        await caller.take(answer["sdp"])
+        await house.settled(1)
+        (session,) = house.calls.live.values()
+        assert session.agent_name == agent
+        url = events_url(house, answer["pc_id"], "?format=native")
+        async with house.client.ws_connect(url) as socket:
+            hello = await Reader(socket).until("hello")
+            assert hello["agent"] == agent
+
+
+@pytest.mark.parametrize("agent", ["nobody", 7, ["sales"]])
+async def test_an_agent_that_there_is_not_is_named_as_such(tmp_path: Path, agent: object):
+    async with doors(tmp_path, ECHO) as house, client() as caller:
+        status, answer = await post(house, {"sdp": await caller.offer(), "agent": agent})
+        assert (status, answer) == (422, "there is no such agent (known: test)")
+        assert house.calls.count == 0
+
+
 async def test_a_draining_server_says_so_in_words(tmp_path: Path):
     async with doors(tmp_path, ECHO) as house, client() as caller:
         house.calls.draining = True

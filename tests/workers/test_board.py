@@ -177,6 +177,16 @@ def test_a_worker_that_hangs_is_given_nothing(board: Board, clock: Clock):
     assert board.place_call(first)[0] == second
 
 
+def test_a_worker_that_does_not_keep_up_comes_last(board: Board):
+    first, second = join(board, 11, 12)
+    board.beat(first, overloaded=True)
+    assert {board.place_call(first)[0] for _ in range(4)} == {second}
+    board.beat(second, overloaded=True)
+    assert board.place_call(first)[0] == first
+    board.beat(first)
+    assert board.members()[0].overloaded is False
+
+
 # --- trouble --------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flowcat_server.agents import Agents
 from flowcat_server.calls import Calls, Incoming
 from flowcat_server.errors import CallRefused
 from flowcat_server.metrics import Metrics
@@ -51,7 +52,7 @@ class Side:
 @asynccontextmanager
 async def two(folder: Path) -> AsyncIterator[tuple[Side, Side, Clock]]:
     clock = Clock()
-    shared = await parts(loaded("topology: {mode: echo}\n"))
+    shared = Agents(await parts(loaded("topology: {mode: echo}\n")))
     async with asyncio.TaskGroup() as tasks:
         sides = []
         for number in (1, 2):

@@ -53,6 +53,12 @@ def test_everything_that_one_process_shows_is_shown_for_all():
     assert len(alone.splitlines()) == len(together.splitlines())
 
 
+def test_of_what_was_longest_the_longest_is_shown():
+    longest = "flowcat_loop_stall_longest_seconds"
+    texts = [f"# TYPE {longest} gauge\n{longest} {seconds}\n" for seconds in (0.25, 0.5, 0.1)]
+    assert values(sums.render(sums.add(texts))) == {longest: 0.5}
+
+
 def test_what_is_over_still_counts_but_is_not_live():
     found = values(sums.render(sums.add([process(2, live=1)], gone=[process(3, live=4)])))
     assert found[ENDED] == 5

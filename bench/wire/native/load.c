@@ -12,26 +12,22 @@
  * it is for a listener who began to play at its first byte. Mode `idle`: calls are open and silent.
  *
  * Prints one JSON object; times in it are microseconds. */
+#include "phone.h"
 #include "samples.h"
-#include "wire.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define EVENTS 256
 #define TICK (20 * MS)
-#define FRAME 160         /* bytes of 20 ms */
 #define NS_PER_BYTE 125000ull
 #define REMEMBERED 4096   /* frames whose sending is remembered: 80 s */
 #define MARKS 64          /* under way, per call */
@@ -176,40 +172,10 @@ static void flush(struct call *c)
     }
 }
 
-static void send_text(struct call *c, const char *text, size_t len)
-{
-    static uint32_t seed = 2463534242u;
-    seed ^= seed << 13, seed ^= seed >> 17, seed ^= seed << 5;
-    frame_add(&c->out, OP_TEXT, text, len, (uint8_t *)&seed);
-}
-
-static void send_start(struct call *c)
-{
-    static const char connected[] = "{\"event\":\"connected\",\"protocol\":\"Call\",\"version\":\"1.0.0\"}";
-    char text[768];
-    int len = snprintf(
-        text, sizeof text,
-        "{\"event\":\"start\",\"sequenceNumber\":\"1\",\"start\":{\"accountSid\":\"AC%032d\","
-        "\"streamSid\":\"MZ%s\",\"callSid\":\"CA%s\",\"tracks\":[\"inbound\"],\"mediaFormat\":"
-        "{\"encoding\":\"audio/x-mulaw\",\"sampleRate\":8000,\"channels\":1},"
-        "\"customParameters\":{}},\"streamSid\":\"MZ%s\"}",
-        0, c->id, c->id, c->id);
-    send_text(c, connected, sizeof connected - 1);
-    send_text(c, text, (size_t)len);
-    flush(c);
-}
-
 static void send_media(struct call *c, uint64_t due)
 {
     uint8_t frame[FRAME];
-    char text[768];
     sound(c, c->seq, frame);
-    int len = snprintf(text, sizeof text,
-                       "{\"event\":\"media\",\"sequenceNumber\":\"%u\",\"media\":{\"track\":\"inbound\","
-                       "\"chunk\":\"%u\",\"timestamp\":\"%u\",\"payload\":\"",
-                       c->seq + 2, c->seq + 1, c->seq * 20);
-    len += (int)base64_encode(frame, FRAME, text + len);
-    len += snprintf(text + len, sizeof text - (size_t)len, "\"},\"streamSid\":\"MZ%s\"}", c->id);
     uint64_t now = now_ns();
     c->sent[c->seq % REMEMBERED] = now;
     if (measured(now)) {
@@ -229,23 +195,17 @@ static void send_media(struct call *c, uint64_t due)
         c->fell_silent = 0;
         c->owed = 0;
     }
-    c->seq++;
-    send_text(c, text, (size_t)len);
+    phone_media(&c->out, c->id, c->seq++, frame);
     flush(c);
 }
 
 static void return_marks(struct call *c, uint64_t now, int all)
 {
     while (c->mark_count && (all || c->marks[c->first_mark].due <= now)) {
-        char text[256];
-        int len = snprintf(text, sizeof text,
-                           "{\"event\":\"mark\",\"sequenceNumber\":\"%u\",\"streamSid\":\"MZ%s\","
-                           "\"mark\":{\"name\":\"%s\"}}",
-                           c->seq + 2, c->id, c->marks[c->first_mark].name);
+        phone_mark(&c->out, c->id, c->seq, c->marks[c->first_mark].name);
         c->first_mark = (c->first_mark + 1) % MARKS;
         c->mark_count--;
         marks_back++;
-        send_text(c, text, (size_t)len);
     }
     flush(c);
 }
@@ -363,14 +323,10 @@ static void hear(struct call *c, const char *json, size_t size, uint64_t now)
 
 static void dial(struct call *c, uint64_t now)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port)};
-    inet_pton(AF_INET, opt.host, &to.sin_addr);
     c->called = now;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    int on = 1;
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     c->state = CONNECTING;
-    if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS) {
+    c->fd = phone_connect(opt.host, opt.port);
+    if (c->fd < 0) {
         snprintf(refusal, sizeof refusal, "connect: %s", strerror(errno));
         gone(c, REFUSED);
         return;
@@ -382,25 +338,13 @@ static void dial(struct call *c, uint64_t now)
 
 static void ask_upgrade(struct call *c)
 {
-    int error = 0;
-    socklen_t size = sizeof error;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    int error = phone_error(c->fd);
     if (error) {
         snprintf(refusal, sizeof refusal, "connect: %s", strerror(error));
         gone(c, REFUSED);
         return;
     }
-    uint8_t key[16];
-    char text[25] = {0}, request[512];
-    for (int i = 0; i < 16; i++)
-        key[i] = (uint8_t)rand();
-    base64_encode(key, sizeof key, text);
-    int len = snprintf(request, sizeof request,
-                       "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\n"
-                       "Connection: Upgrade\r\nSec-WebSocket-Key: %s\r\n"
-                       "Sec-WebSocket-Version: 13\r\nUser-Agent: flowcat-server-bench\r\n\r\n",
-                       opt.path, opt.host, opt.port, text);
-    buffer_add(&c->out, request, (size_t)len);
+    phone_upgrade(&c->out, opt.host, opt.port, opt.path);
     c->state = UPGRADING;
     flush(c);
 }
@@ -420,7 +364,8 @@ static void upgraded(struct call *c, uint64_t now)
     c->state = LIVE;
     live++;
     samples_add(&handshake, now - c->called);
-    send_start(c);
+    phone_start(&c->out, c->id, "");
+    flush(c);
 }
 
 static void receive(struct call *c)
@@ -519,51 +464,13 @@ static int hopeless(uint64_t now)
     return 0;
 }
 
-struct usage {
-    double cpu_s;
-    long rss_kb;
-};
-
-/* Of the server's process and all its threads (proc(5)). */
-static struct usage usage_of(int pid)
-{
-    struct usage usage = {0};
-    char path[64], text[4096];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    FILE *file = pid ? fopen(path, "r") : NULL;
-    if (!file)
-        return usage;
-    size_t len = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[len] = 0;
-    const char *rest = strrchr(text, ')');
-    unsigned long user, system;
-    long pages;
-    if (rest
-        && sscanf(rest + 1,
-                  " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d "
-                  "%*u %*u %ld",
-                  &user, &system, &pages)
-               == 3) {
-        usage.cpu_s = (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
-        usage.rss_kb = pages * (sysconf(_SC_PAGESIZE) / 1024);
-    }
-    return usage;
-}
-
 static void hang_up(void)
 {
     for (int i = 0; i < opt.calls; i++) {
         struct call *c = &calls[i];
         if (c->state != LIVE)
             continue;
-        char text[160];
-        int len = snprintf(text, sizeof text,
-                           "{\"event\":\"stop\",\"sequenceNumber\":\"%u\",\"streamSid\":\"MZ%s\","
-                           "\"stop\":{\"callSid\":\"CA%s\"}}",
-                           c->seq + 2, c->id, c->id);
-        send_text(c, text, (size_t)len);
-        frame_add(&c->out, OP_CLOSE, "\x03\xe8", 2, (const uint8_t *)"mask");
+        phone_stop(&c->out, c->id, c->seq);
         flush(c);
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,6 +23,10 @@ from flowcat_server.transports.webrtc.sdp import Offer, parse_candidate, parse_o
 from flowcat_server.transports.webrtc.transport import WebRtcTransport
 
 log = structlog.get_logger()
+
+COLLECT_EVERY = 64
+"""Ended calls: what aiortc leaves of each knows itself in circles, some 300 KB with the buffers of
+its libraries. The interpreter counts objects, and would not look for gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class Offers:
         self._pending: set[Peer] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._ends = 0
 
     def get(self, pc_id: str) -> WebRtcTransport | None:
         """The call with this id, while it lives."""
@@ -217,6 +223,9 @@ class Offers:
 
     def _ended(self, call: WebRtcTransport) -> None:
         self._calls.pop(call.pc_id, None)
+        self._ends += 1
+        if self._ends % COLLECT_EVERY == 0:
+            gc.collect()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work, name="webrtc-close")

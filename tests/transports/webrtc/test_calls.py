@@ -19,6 +19,7 @@ from flowcat_server.core.audio import PCM_16K, PCM_24K
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.errors import CallRefused, TransportError
 from flowcat_server.transports.webrtc import Answer, Offers, WebRtcSettings, WebRtcTransport, opus
+from flowcat_server.transports.webrtc import offers as offers_module
 from flowcat_server.transports.webrtc.channel import Channel
 from flowcat_server.transports.webrtc.sdp import BadOffer
 from tests.transports.webrtc.peers import (
@@ -296,6 +297,35 @@ async def test_closing_the_server_hangs_up_everyone() -> None:
         await until(lambda: {p.pc.connectionState for p in (one, two)} == {"closed"})
         with pytest.raises(CallRefused):
             await offers.accept(offer)
+
+
+async def test_what_ended_calls_leave_in_circles_is_collected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(offers_module, "COLLECT_EVERY", 2)
+    collected: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            collected.append(info["collected"])
+
+    async with server() as offers, client() as peer:
+        offer = await peer.offer()
+        gc.collect()
+        gc.disable()
+        gc.callbacks.append(note)
+        try:
+            for _ in range(4):
+                answer = await offers.accept(offer)
+                await answer.transport.hang_up(ended.AGENT_ENDED)
+                del answer
+                await until(lambda: len(offers) == 0)
+                await asyncio.sleep(0.1)
+        finally:
+            gc.callbacks.remove(note)
+            gc.enable()
+    assert len(collected) == 2
+    assert collected[1] > 0, "of the calls before it"
 
 
 # --- limits -----------------------------------------------------------------------------------

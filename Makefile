@@ -7,6 +7,7 @@ ARGS   ?=
 # Carries the model file of an optional provider, and serializers that the tests hold against ours. It pins
 # older versions of packages that the server uses, so it comes without its dependencies.
 PIPECAT := pipecat-ai==1.14.0
+PLIVO_STREAM := plivo-stream-sdk==0.1.1
 # Of chosen tests, all may belong to one half of `make test`: then pytest says 5 for the other.
 NONE_OK := $(if $(ARGS),|| [ $$? -eq 5 ])
 
@@ -68,7 +69,7 @@ clean: ## remove the virtual environment and caches
 
 .stamps/dev: .stamps/run requirements-dev.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-dev.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PIPECAT)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PIPECAT) $(PLIVO_STREAM)
 	@touch $@
 
 # The browser tests need Chromium; where it can neither be found nor installed they are skipped.

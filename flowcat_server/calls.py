@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Set
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -373,20 +373,37 @@ class Calls:
             name,
             dict(incoming.variables),
         )
-        async with AsyncExitStack() as stack:
-            self.live[call_id] = session
-            stack.callback(self.live.pop, call_id)
+        self.live[call_id] = session
+        try:
             if self._ending:
                 session.end(self._ending)
             writer = await self._store.call_accepted(row)
-            stack.callback(self._on_ended)
-            stack.push_async_callback(self._store.call_ended, call_id)
-            stack.push_async_callback(close_recording)
-            meter = self._metrics.call(incoming.channel, session, parts.profile.name)
-            stack.callback(meter.close)
-            for subscriber in (writer.on_event, meter.on_event, self._on_event, *subscribers):
-                session.subscribe(subscriber)
-            await session.run()
+            del row
+            try:
+                meter = self._metrics.call(incoming.channel, session, parts.profile.name)
+                try:
+                    hearers = (writer.on_event, meter.on_event, self._on_event, *subscribers)
+                    for subscriber in hearers:
+                        session.subscribe(subscriber)
+                    await session.run()
+                finally:
+                    meter.close()
+            finally:
+                await self._put_away(call_id, close_recording)
+        finally:
+            del self.live[call_id]
+
+    async def _put_away(
+        self, call_id: str, close_recording: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Close what was kept of a call; a fault of one part does not keep the others open."""
+        try:
+            await close_recording()
+        finally:
+            try:
+                await self._store.call_ended(call_id)
+            finally:
+                self._on_ended()
 
     def _on_event(self, event: CallEvent) -> None:
         if not isinstance(event, TurnCompleted):

@@ -178,7 +178,7 @@ class CallLine:
         """
         self.playout.untap()
         for stage in self.processors:
-            vars(stage).clear()
+            stage.forget()
         unlink(self.processors)
         vars(self).clear()
 

@@ -23,7 +23,7 @@ from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
-from flowcat_server.core.processor import Processor
+from flowcat_server.core.processor import Emit, Processor
 from flowcat_server.errors import ProviderError
 
 log = structlog.get_logger()
@@ -36,10 +36,15 @@ REANCHOR_MS = 60
 REANCHOR_AFTER_MS = 1000
 """Audio that is later than its position says by more than this, and stays so for so long, was
 not delayed: the far end had stopped sending for a while."""
+NEVER_MS = 1 << 62
 WATCH_INTERVAL_MS = 1000
 
 Subscriber = Callable[[CallEvent], None]
 BeforeHangUp = Callable[["Session"], Awaitable[None]]
+
+
+def _nowhere(frame: Frame) -> None:
+    del frame
 
 
 class Line(Protocol):
@@ -86,6 +91,7 @@ class Session:
         "_bytes_per_s",
         "_children",
         "_context",
+        "_entry",
         "_epoch",
         "_last_media_ms",
         "_late_since",
@@ -100,7 +106,7 @@ class Session:
         "_position_bytes",
         "_running",
         "_subscribers",
-        "_timers",
+        "_timer",
         "agent_name",
         "channel",
         "detail",
@@ -160,15 +166,18 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._epoch = self._loop.time()
         self._subscribers: tuple[Subscriber, ...] = ()
-        self._over = asyncio.Event()
+        self._over = self._loop.create_future()
         self._running = False
-        self._children: set[asyncio.Task[None]] = set()
-        self._owned: set[asyncio.Task[None]] = set()
+        self._children: dict[asyncio.Task[None], Coroutine[Any, Any, None]] = {}
+        """The call's tasks, and what they run."""
+        self._owned: list[asyncio.Task[None]] = []
         """Of the children, the transport's own: needed until the line is dropped."""
-        self._timers: tuple[asyncio.TimerHandle, ...] = ()
+        self._timer: asyncio.TimerHandle | None = None
         self._context = contextvars.Context()
         self._line: Line | None = None
-        self._anchor: int | None = None
+        self._entry: Emit = _nowhere
+        self._anchor = NEVER_MS
+        """When the audio at position 0 was due; audio comes when it is due or later."""
         self._position_bytes = 0
         self._bytes_per_s = transport.input_format.bytes_for(1000)
         self._late_since: int | None = None
@@ -190,19 +199,8 @@ class Session:
         task = self._loop.create_task(
             self._guard(name, work), name=f"{self.id}:{name}", context=self._context.copy()
         )
-        self._children.add(task)
-
-        def done(task: asyncio.Task[None]) -> None:
-            self._children.discard(task)
-            self._owned.discard(task)
-            work.close()  # a task that is cancelled before its first step never starts it
-            if task.cancelled():
-                # Taken from the task, the error is freed; left, its traceback holds the frames,
-                # and they hold the task.
-                with suppress(asyncio.CancelledError):
-                    task.exception()
-
-        task.add_done_callback(done)
+        self._children[task] = work
+        task.add_done_callback(self._ended)
         return task
 
     def call_at(self, at_ms: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
@@ -239,7 +237,8 @@ class Session:
         """End the call; the first reason wins."""
         if self.reason is None:
             self.reason, self.detail = reason, detail
-            self._over.set()
+            if not self._over.done():
+                self._over.set_result(None)
 
     def fail(self, error: ProviderError) -> None:
         """End the call for a provider without which it cannot go on."""
@@ -261,17 +260,25 @@ class Session:
 
     def own(self, task: asyncio.Task[None]) -> None:
         """End the call when this task ends: it is the transport's loop."""
-        self._owned.add(task)
-        task.add_done_callback(lambda _: self.end(ended.CALLER_HUNG_UP))
+        self._owned.append(task)
 
     def receive_audio(self, payload: bytes) -> None:
-        """The next piece of the caller's audio."""
-        line = self._line
-        if line is None or self.reason is not None:
+        """The next piece of the caller's audio.
+
+        It is stamped with when it was due: by its position, not by when we got round to it.
+        """
+        if self._line is None or self.reason is not None:
             return
         self.frames_in += 1
-        try:  # `protect`, without a call for every frame
-            line.entry(AudioIn(payload, self._stamp(len(payload))))
+        # `now_ms`, `_stamp` of what comes in time, and `protect`, without a call for every frame.
+        self._last_media_ms = now = int((self._loop.time() - self._epoch) * 1000 + 0.001)
+        self._position_bytes = size = self._position_bytes + len(payload)
+        position = size * 1000 // self._bytes_per_s
+        late = now - position - self._anchor
+        if late < 0 or late > REANCHOR_MS or self._late_since is not None:
+            self._reanchor(now, late)
+        try:
+            self._entry(AudioIn(payload, self._anchor + position))
         except ProviderError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
@@ -314,22 +321,23 @@ class Session:
 
     async def run(self) -> None:
         """Run the call to its end. Returns when every task of it is gone, or given up."""
-        with structlog.contextvars.bound_contextvars(call_id=self.id):
+        bound = structlog.contextvars.bind_contextvars(call_id=self.id)
+        try:
+            self._context = contextvars.copy_context()
+            self._running = True
+            self._start()
+            await self._over
+            await self._finish()
+        except asyncio.CancelledError:
+            self.end(ended.OPERATOR_HUNG_UP, "cancelled")
+            raise
+        finally:
             try:
-                self._context = contextvars.copy_context()
-                self._running = True
-                self._start()
-                await self._over.wait()
-                await self._finish()
-            except asyncio.CancelledError:
-                self.end(ended.OPERATOR_HUNG_UP, "cancelled")
-                raise
+                await self._reap()
             finally:
-                try:
-                    await self._reap()
-                finally:
-                    self._running = False
-                    self._close()
+                self._running = False
+                self._close()
+                structlog.contextvars.reset_contextvars(**bound)
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -347,17 +355,28 @@ class Session:
         log.info("call_started", channel=self.channel, agent=self.agent_name)
         try:
             self._line = self._build(self)
+            self._entry = self._line.entry
             self._last_media_ms = self.now_ms()
             self.transport.attach(self, self._line.playout)
-            self._timers = (
-                self.call_at(self._max_call_ms, self._too_long),
-                self.call_at(WATCH_INTERVAL_MS, self._watch),
-            )
+            self._watch_again()
             self._line.begin()
         except ProviderError as error:
             self.fail(error)
         except Exception as error:  # noqa: BLE001 - one call's fault must not reach another
             self._failed("start", error)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """One of the call's tasks is over."""
+        # A task that is cancelled before its first step never starts its work.
+        self._children.pop(task).close()
+        if task.cancelled():
+            # Taken from the task, the error is freed; left, its traceback holds the frames, and
+            # they hold the task.
+            with suppress(asyncio.CancelledError):
+                task.exception()
+        if task in self._owned:
+            self._owned.remove(task)
+            self.end(ended.CALLER_HUNG_UP)
 
     async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """The call's one error boundary."""
@@ -379,8 +398,9 @@ class Session:
                 self._line.stop()
             except Exception:  # the line has to be dropped all the same
                 log.exception("call_stop_failed")
-        for task in self._children - self._owned:
-            task.cancel()
+        for task in self._children:
+            if task not in self._owned:
+                task.cancel()
         if self._before_hang_up is not None:
             await self._bounded("before_hang_up", self._before_hang_up(self))
         await self._bounded("hang_up", self.transport.hang_up(self.reason or ended.SERVER_ERROR))
@@ -405,9 +425,10 @@ class Session:
                 log.error("call_task_stuck", task=task.get_name())
 
     def _close(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         line, self._line = self._line, None
+        self._entry = _nowhere
         variables: dict[str, Any] = {}
         if line is not None:
             for processor in line.processors:
@@ -425,16 +446,12 @@ class Session:
         # They know the call as it knows them; apart, all of it is freed without a collection.
         del self.transport, self._build
 
-    def _stamp(self, size: int) -> int:
-        """When this audio was due to arrive: by its position, not by when we got round to it."""
-        now = self.now_ms()
-        self._last_media_ms = now
-        self._position_bytes += size
-        position = self._position_bytes * 1000 // self._bytes_per_s
-        if self._anchor is None or now - position < self._anchor:
-            self._anchor = now - position
-        late = now - position - self._anchor
-        if late <= REANCHOR_MS:
+    def _reanchor(self, now: int, late: int) -> None:
+        """Audio came earlier or later than its position says."""
+        if late < 0:
+            self._anchor += late
+            self._late_since = None
+        elif late <= REANCHOR_MS:
             self._late_since = None
         elif self._late_since is None:
             self._late_since, self._least_late = now, late
@@ -444,15 +461,17 @@ class Session:
             if now - self._late_since >= REANCHOR_AFTER_MS:
                 self._anchor += self._least_late
                 self._late_since = None
-        return self._anchor + position
-
-    def _too_long(self) -> None:
-        self.end(ended.SERVER_LIMIT, f"longer than {self._max_call_ms} ms")
 
     def _watch(self) -> None:
-        silent = self.now_ms() - self._last_media_ms
-        if silent >= self._media_timeout_ms:
+        now = self.now_ms()
+        silent = now - self._last_media_ms
+        if now >= self._max_call_ms:
+            self.end(ended.SERVER_LIMIT, f"longer than {self._max_call_ms} ms")
+        elif silent >= self._media_timeout_ms:
             self.end(ended.CALLER_MEDIA_LOST, f"no audio for {silent} ms")
-            return
-        again = self.call_at(self.now_ms() + WATCH_INTERVAL_MS, self._watch)
-        self._timers = (self._timers[0], again)
+        else:
+            self._watch_again()
+
+    def _watch_again(self) -> None:
+        due = min(self.now_ms() + WATCH_INTERVAL_MS, self._max_call_ms)
+        self._timer = self.call_at(due, self._watch)

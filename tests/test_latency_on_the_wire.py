@@ -89,7 +89,7 @@ class Socket:
     def unsent(self) -> int:
         return 0
 
-    def post(self, text: str) -> None:
+    def post(self, text: str) -> int:
         message = json.loads(text)
         if message["event"] == "media":
             audio = b64decode(message["media"]["payload"])
@@ -99,6 +99,7 @@ class Socket:
             answer = {"event": "mark", "streamSid": "MZ1", "mark": message["mark"]}
             delay_s = max(0, self._end - now_ms()) / 1000
             asyncio.get_running_loop().call_later(delay_s, self.arrive, answer)
+        return 0
 
     async def close(self, *, code: int) -> bool:
         return True

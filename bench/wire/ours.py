@@ -4,8 +4,8 @@
 
 Everything else is the real server: door, session, the cascade with all its stages, ledger,
 pacing, marks. A frame passes recording (if it is on), turn-taking with voice detection and the
-level meter of echo detection, and the inbox of the transcriber; what is said back passes
-transcription, reply, idle and dead-air watch, speech, and play.
+level meter of echo detection, and the inbox of the transcriber; what is said back goes to play
+past the stages that only pass sound on, as any sound does (`core.processor`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ TURN = 1_000_000
 class Repeat(Processor):
     """Passes the caller's audio on, and says it too."""
 
+    __slots__ = ("_piece",)
+
+    sounds = (AudioIn,)
+
     def __init__(self, playout: Playout) -> None:
         playout.begin(TURN)
         self._piece = playout.add_piece(TURN, "") or 0
 
     def process(self, frame: Frame) -> None:
-        self.emit(frame)
         if type(frame) is AudioIn:
-            self.emit(AudioOut(TURN, frame.payload, self._piece))
+            self.emit_in(frame)
+            self.emit_out(AudioOut(TURN, frame.payload, self._piece))
+        else:
+            self.emit(frame)
 
 
 class EchoLine(CallLine):

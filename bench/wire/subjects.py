@@ -84,6 +84,12 @@ SUBJECTS = (
     ),
     Subject("aiohttp", "bare echo, aiohttp", _python("bench.wire.peers.bare"), start=300),
     Subject(
+        "socket",
+        "bare echo, this server's media socket",
+        _python("bench.wire.peers.direct"),
+        start=300,
+    ),
+    Subject(
         "ours",
         "**flowcat-server**, echo through the whole cascade",
         _ours("bench.wire.ours", "echo.yaml"),

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
     MAX_PARAMETERS,
+    number,
     obj,
     parameters,
     parse_object,
@@ -89,7 +90,7 @@ def ringing(
     name = text(call_id)
     if not CALL_ID.fullmatch(name):
         return None
-    return Ringing(name, short(caller), short(called), short(account), headers_of(request))
+    return Ringing(name, number(caller), number(called), short(account), headers_of(request))
 
 
 def headers_of(request: Request) -> Mapping[str, str]:

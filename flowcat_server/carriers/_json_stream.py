@@ -24,6 +24,7 @@ from flowcat_server.carriers._values import (
     fault,
     first,
     key,
+    number,
     obj,
     parameters,
     short,
@@ -46,6 +47,7 @@ ACCOUNTS = ("accountSid", "account_sid", "user_id", "accountId")
 FORMATS = ("mediaFormat", "media_format")
 PARAMETERS = ("customParameters", "custom_parameters")
 CALLERS_TRACKS = frozenset({"inbound", "inbound_track"})
+NO_AUDIO = Ignored("media without audio", fault=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,7 @@ class JsonStream:
         "_audio_prefix",
         "_dialect",
         "_ids",
+        "_plain",
         "_settings",
         "_started",
         "_swap_in",
@@ -122,6 +125,8 @@ class JsonStream:
         self._ids: dict[str, str] = {}
         self._audio_prefix = ""
         self._swap_in = self._swap_out = False
+        self._plain = False
+        """The caller's audio is what arrives: the stream has started, and in our byte order."""
 
     # --- what comes in ----------------------------------------------------------------------
 
@@ -134,7 +139,10 @@ class JsonStream:
             return self._control(message)
         if parsed.event != "media":
             return self._control(message)
-        return self._audio(parsed.media.payload, parsed.media.track)
+        media = parsed.media
+        if media.track == "inbound" and self._plain:
+            return media.payload or NO_AUDIO
+        return self._audio(media.payload, media.track)
 
     def _audio(self, payload: bytes, track: str) -> Fed:
         if not self._started:
@@ -143,9 +151,7 @@ class JsonStream:
             return Ignored("not the caller's track")
         if self._swap_in:
             payload = swap_bytes(payload)
-        if not payload:
-            return Ignored("media without audio", fault=True)
-        return payload
+        return payload or NO_AUDIO
 
     def _control(self, message: str | bytes) -> Fed:
         """Any message whatever types its fields have; they vary between carriers of this wire."""
@@ -199,6 +205,7 @@ class JsonStream:
         self.stream_id = stream
         self._ids = dict.fromkeys(self._dialect.ids, stream)
         self._swap_in = self._swaps(heard)
+        self._plain = not self._swap_in
         self._swap_out = self._swaps(spoken)
         self._audio_prefix = self._prefix(spoken)
         extra = message.get("extra_headers")
@@ -211,8 +218,8 @@ class JsonStream:
             input_format=heard,
             output_format=spoken,
             sending=self._settings.sending(spoken or MULAW_8K),
-            from_number=short(first(start, ("from",)) or message.get("from")),
-            to_number=short(first(start, ("to",)) or message.get("to")),
+            from_number=number(first(start, ("from",)) or message.get("from")),
+            to_number=number(first(start, ("to",)) or message.get("to")),
         )
 
     def _format(self, announced: Mapping[str, Any]) -> AudioFormat | None:

@@ -128,11 +128,12 @@ class PlivoLike(Carrier):
 
     def _signatures(self, request: Request, secret: str, nonce: str) -> Iterator[str]:
         for url in url_candidates(request.url):
-            yield signature(secret, f"{self.signed_text(request, url)}.{nonce}")
+            for text in self.signed_texts(request, url):
+                yield signature(secret, f"{text}.{nonce}")
 
-    def signed_text(self, request: Request, url: str) -> str:
-        """What is signed besides the nonce."""
-        return signed_text(request.method, url, request.form or ())
+    def signed_texts(self, request: Request, url: str) -> Iterator[str]:
+        """What may be signed besides the nonce."""
+        yield signed_text(request.method, url, request.form or ())
 
     def read_status(self, request: Request) -> CallStatus | None:
         """``CallStatus`` of a callback."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError)
 """What decoding JSON raises; nesting and lone surrogates included."""
 RATES = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000})
 
+_NOT_IN_NUMBERS = re.compile(r"[^A-Za-z0-9+*#.:;=@_~-]")
 _ENCODINGS: Mapping[str, Encoding] = {
     "mulaw": "mulaw",
     "x-mulaw": "mulaw",
@@ -76,6 +78,15 @@ def text(value: object) -> str:
             return str(int(value)) if value.is_integer() else str(value)
         case _:
             return ""
+
+
+def number(value: object) -> str:
+    """Who calls or is called: a number, a SIP address, a name without blanks.
+
+    Callers choose what stands there (RFC 3261 section 20.20); it goes into prompts, records and
+    logs, so nothing is left of it that means something in markup, templates or a terminal.
+    """
+    return _NOT_IN_NUMBERS.sub("", text(value)[:MAX_ID_CHARS])
 
 
 def short(value: object, limit: int = MAX_ID_CHARS) -> str:

@@ -28,7 +28,9 @@ from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
     encode_json,
     fault,
+    first,
     key,
+    number,
     obj,
     parameters,
     short,
@@ -123,8 +125,8 @@ class Stream(PcmStream):
             input_format=audio,
             output_format=audio,
             sending=Sending(unit=max(1, frame), least=frame, most=MOST),
-            from_number=next((variables[name] for name in _CALLER if name in variables), ""),
-            to_number=variables.get("called_number", ""),
+            from_number=number(first(variables, _CALLER)),
+            to_number=number(variables.get("called_number")),
         )
 
     def mark(self, name: str) -> str:

@@ -27,6 +27,7 @@ from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
     audio_format,
     fault,
+    number,
     obj,
     parameters,
     short,
@@ -102,8 +103,8 @@ class Stream(PcmStream):
             input_format=_heard(about.get("tracks")),
             output_format=MULAW_8K,
             sending=Sending(marks=False),
-            from_number=short(about.get("from")),
-            to_number=short(about.get("to")),
+            from_number=number(about.get("from")),
+            to_number=number(about.get("to")),
         )
 
     def audio(self, payload: bytes) -> str:

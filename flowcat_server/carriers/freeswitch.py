@@ -24,8 +24,8 @@ from flowcat_server.carriers._values import (
     audio_format,
     fault,
     first,
+    number,
     parameters,
-    short,
     text,
 )
 from flowcat_server.core.audio import AudioFormat
@@ -75,8 +75,8 @@ class Stream(PcmStream):
             input_format=self._audio,
             output_format=self._audio,
             sending=Sending(unit=2, ahead_ms=60, chunk_ms=20, first_ms=40, marks=False),
-            from_number=short(fields.get("from") or self._query.get("from")),
-            to_number=short(fields.get("to") or self._query.get("to")),
+            from_number=number(fields.get("from") or self._query.get("from")),
+            to_number=number(fields.get("to") or self._query.get("to")),
         )
 
     def clear(self) -> str:

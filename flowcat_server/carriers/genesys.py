@@ -38,9 +38,9 @@ from flowcat_server.carriers._values import (
     encode_json,
     fault,
     key,
+    number,
     obj,
     parameters,
-    short,
     text,
 )
 from flowcat_server.core import ended
@@ -241,7 +241,7 @@ def _sending(audio: AudioFormat) -> Sending:
 
 
 def _number(value: object) -> str:
-    return short(value).removeprefix("tel:")
+    return number(value).removeprefix("tel:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

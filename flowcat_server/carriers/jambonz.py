@@ -30,6 +30,7 @@ from flowcat_server.carriers._values import (
     fault,
     first,
     key,
+    number,
     obj,
     parameters,
     parse_object,
@@ -106,8 +107,8 @@ class Stream(PcmStream):
             input_format=audio_format("audio/l16", text(fields.get("sampleRate"))),
             output_format=self._spoken,
             sending=Sending(unit=2),
-            from_number=short(fields.get("from")),
-            to_number=short(fields.get("to")),
+            from_number=number(fields.get("from")),
+            to_number=number(fields.get("to")),
         )
 
     def mark(self, name: str) -> str:

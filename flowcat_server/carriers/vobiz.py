@@ -6,11 +6,13 @@ In, as text frames: ``start``, ``media``, ``playedStream``, ``clearedAudio`` as 
      "mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000}}}
 
 Out: ``playAudio``, ``checkpoint``, ``clearAudio``, and ``stop`` before we close. Webhooks are
-signed over the address without its query, and the nonce. https://vobiz.ai/docs.
+signed as Plivo's by the vendor's own library (``vobiz-python``), over the address without its
+query by other projects' code. https://vobiz.ai/docs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from flowcat_server.carriers._json_stream import Dialect
@@ -22,10 +24,10 @@ from flowcat_server.core.carrier import Request, RestRequest
 class Vobiz(PlivoLike):
     """Plivo's manner, with another signature and other credentials."""
 
-    def signed_text(self, request: Request, url: str) -> str:
-        """The address alone."""
-        del request
-        return url.partition("?")[0]
+    def signed_texts(self, request: Request, url: str) -> Iterator[str]:
+        """As the vendor's library has it, and the address alone, as others have seen it."""
+        yield from PlivoLike.signed_texts(self, request, url)
+        yield url.partition("?")[0]
 
     def credentials(self, request: RestRequest, owner: str, secret: str) -> RestRequest:
         """A request with what proves who asks."""
@@ -40,7 +42,8 @@ CARRIER = Vobiz(
     docs="https://vobiz.ai/docs",
     paste="the application's answer URL (POST)",
     credential="auth_token",
-    unverified="signatures and the API, which rest on other projects' code; byte order of L16",
+    unverified="which of two texts its signature covers; the API, which rests on other projects' "
+    "code; byte order of L16",
     has_status=True,
     ticket_in="query",
     dialect=Dialect(

@@ -6,13 +6,13 @@ import argparse
 import json
 import os
 import sys
-import wave
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flowcat_server.cli.console import paint
+from flowcat_server.cli.speech import read_speech
 from flowcat_server.errors import FlowcatError
 
 if TYPE_CHECKING:  # what it runs is slow to import: only where it is used
@@ -119,17 +119,7 @@ def _base(url: str) -> str:
 def _speech(file: Path) -> bytes:
     from flowcat_server.core.audio import encode
 
-    try:
-        with wave.open(str(file)) as sound:
-            shape = sound.getframerate(), sound.getsampwidth(), sound.getnchannels()
-            if shape != (8000, 2, 1):
-                raise FlowcatError(
-                    f"{file}: found {shape[0]} Hz, {shape[1] * 8} bits, {shape[2]} channels; "
-                    "allowed: 8000 Hz, 16 bits, 1 channel"
-                )
-            return encode(sound.readframes(sound.getnframes()), "mulaw")
-    except (OSError, EOFError, wave.Error) as error:
-        raise FlowcatError(f"{file}: {str(error) or 'not a WAV file'}") from error
+    return encode(read_speech(file), "mulaw")
 
 
 # --- what came of it --------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from flowcat_server.errors import AssetError
 from flowcat_server.providers.assets import verify
 from flowcat_server.providers.resolve import Leg, examine
 
+Status = Literal["ok", "warning", "fault"]
+
 _FILES_PER_CALL = 12
 """Sockets of one call at most: carrier or browser, providers, a recording."""
 
@@ -29,11 +31,11 @@ class Finding:
     """One thing looked at."""
 
     name: str
-    status: Literal["ok", "warning", "fault"]
+    status: Status
     detail: str
     advice: str = ""
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, str | int]:
         """The finding as JSON."""
         return asdict(self)
 
@@ -90,7 +92,7 @@ def _provider(leg: Leg, path: str) -> Iterator[Finding]:
     name = f"{path} ({leg.spec.provider})"
     spare = ".fallback." in path
     for fault in leg.faults:
-        status: Literal["warning", "fault"] = "warning" if fault.warning or spare else "fault"
+        status: Status = "warning" if fault.warning or spare else "fault"
         yield Finding(name, status, fault.message)
     if leg.usable and leg.provider is not None:
         key = f"key from {leg.key.source}" if leg.key.source else "no key needed"

@@ -6,6 +6,7 @@ All PCM is signed 16-bit little-endian mono. Durations are integer milliseconds.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
 from typing import Literal, Protocol
@@ -84,9 +85,15 @@ def swap_bytes(pcm: bytes) -> bytes:
     return audioop.byteswap(pcm[: len(pcm) & ~1], 2)
 
 
+PCM_BYTES = 2
+"""Of a sample of PCM16."""
+level: Callable[[bytes, int], int] = audioop.rms
+"""``level(pcm, PCM_BYTES)`` is `rms` where it is wanted for every frame of every call."""
+
+
 def rms(pcm: bytes) -> int:
-    """Root mean square of PCM16, 0 to 32767."""
-    return audioop.rms(pcm, 2)
+    """Root mean square of PCM16, 0 to 32768."""
+    return audioop.rms(pcm, PCM_BYTES)
 
 
 class Resampler(Protocol):
@@ -107,18 +114,24 @@ class Transcoder:
     `flush` returns.
     """
 
-    __slots__ = ("_odd", "_pcm", "_resampler", "_same", "source", "target")
+    __slots__ = ("_decodes", "_odd", "_pcm", "_resampler", "_same", "source", "target")
 
     def __init__(self, source: AudioFormat, target: AudioFormat, *, live: bool = True) -> None:
         """Begin a stream; one that is not `live` keeps every sample in its place instead."""
         self.source, self.target = source, target
         self._resampler = _resampler(source.sample_rate, target.sample_rate, live=live)
         self._same = source == target
+        self._decodes = (
+            source.encoding == "mulaw" and target.encoding == "pcm16" and self._resampler is None
+        )
+        """All there is to do is to decode mu-law: most of the calls from telephones."""
         self._pcm = source.encoding == "pcm16"
         self._odd = b""
 
     def feed(self, payload: bytes) -> bytes:
         """The next piece of the stream, converted."""
+        if self._decodes:
+            return audioop.ulaw2lin(payload, PCM_BYTES)
         if self._pcm and (self._odd or len(payload) & 1):
             # Vendors may cut a PCM stream in the middle of a sample.
             payload = self._odd + payload

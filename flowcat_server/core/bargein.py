@@ -66,6 +66,28 @@ class Floor(Protocol):
 class BargeIn:
     """One call's speech over the agent. Every method returns the frames it caused."""
 
+    __slots__ = (
+        "_alarmed",
+        "_alarms",
+        "_answering",
+        "_backchannel",
+        "_begun_ms",
+        "_echo",
+        "_echo_ms",
+        "_floor",
+        "_given_up",
+        "_guess",
+        "_held_at",
+        "_number",
+        "_onset_ms",
+        "_opened_ms",
+        "_over",
+        "_probe",
+        "_probe_after_ms",
+        "_rules",
+        "_until_ms",
+    )
+
     def __init__(
         self,
         rules: BargeInRules,

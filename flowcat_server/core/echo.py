@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from difflib import SequenceMatcher
 
-from flowcat_server.core.audio import AudioFormat, decode, rms
+from flowcat_server.core.audio import PCM_BYTES, AudioFormat, decode, level
 
 STEP_MS = 20
 """Resolution."""
-PCM_BYTES = 2
-"""Of one sample."""
 BATCH = 25
 """Frames that are looked at together, and after the agent's last one are waited for."""
-SENT_BATCH = 8
-"""Messages of the agent's whose levels are taken together: few, for they are kept until then."""
+SENT_BATCH = 5
+"""Frames of the agent's whose levels are taken together: few, for they are kept until then."""
 MEMORY = 200
 """Steps that are kept."""
 LEAST_LOSS = 4.0
@@ -52,51 +49,58 @@ _BETWEEN = " \t\n.,;:!?\u2026-\u2013\u2014"
 
 
 class _Levels:
-    """The levels of the last `MEMORY` steps."""
+    """The levels of the last `MEMORY` steps; -1: nothing was entered for this step."""
 
-    __slots__ = ("_ring", "end")
+    __slots__ = ("_first", "_levels")
 
     def __init__(self) -> None:
-        self._ring: array[int] | None = None
-        """Made when there is something to keep; -1: nothing was entered for this step."""
-        self.end = 0
-        """Behind the newest step."""
+        self._levels = array("i")
+        self._first = 0
+        """The step of the first of them."""
 
-    def enter(self, levels: Iterable[tuple[int, int]]) -> None:
-        """Levels by step; of two for one step the louder."""
-        ring = self._ring
-        if ring is None:
-            ring = self._ring = array("i", [-1]) * MEMORY
-        end = self.end
-        for step, level in levels:
-            if step >= end:
-                for skipped in range(max(end, step - MEMORY + 1), step):
-                    ring[skipped % MEMORY] = -1
-                ring[step % MEMORY] = level
-                end = step + 1
-            elif step >= end - MEMORY and level > ring[step % MEMORY]:
-                ring[step % MEMORY] = level
-        self.end = end
+    @property
+    def end(self) -> int:
+        """Behind the newest step; 0: nothing was entered."""
+        return self._first + len(self._levels) if self._levels else 0
+
+    def enter(self, first: int, levels: list[int]) -> None:
+        """Levels of steps from `first` on; of two for one step the louder."""
+        known = self._levels
+        gap = first - self._first - len(known)
+        if not known or gap > MEMORY:
+            self._levels = array("i", levels)
+            self._first = first
+        elif gap >= 0:
+            if gap:
+                known.extend([-1] * gap)
+            known.extend(levels)
+        else:
+            for at, loudness in enumerate(levels, first - self._first):
+                if at >= len(known):
+                    known.append(loudness)
+                elif at >= 0 and loudness > known[at]:
+                    known[at] = loudness
+        if len(known) > 2 * MEMORY:
+            self._first += len(known) - MEMORY
+            del known[:-MEMORY]
 
     def between(self, first: int, end: int) -> list[int]:
         """The levels of some steps; -1 where one is not known."""
-        ring, newest = self._ring, self.end
-        if ring is None:
-            return [-1] * max(0, end - first)
-        oldest = newest - MEMORY
-        return [ring[s % MEMORY] if oldest <= s < newest else -1 for s in range(first, end)]
+        known, size = self._levels, end - first
+        start = first - self._first
+        oldest = max(start, 0, len(known) - MEMORY)
+        found = known[oldest : max(0, start + size)].tolist()
+        if oldest > start:
+            found = [-1] * min(oldest - start, size) + found
+        return found + [-1] * (size - len(found)) if len(found) < size else found
 
     def cut(self, last: int) -> None:
         """Forget what is behind a step."""
-        if self._ring is not None and last + 1 < self.end:
-            for step in range(max(last + 1, self.end - MEMORY), self.end):
-                self._ring[step % MEMORY] = -1
-            self.end = max(0, last + 1)
+        del self._levels[max(0, last + 1 - self._first) :]
 
     def clear(self) -> None:
         """Forget everything."""
-        self._ring = None
-        self.end = 0
+        self._levels = array("i")
 
 
 class Echo:
@@ -104,6 +108,7 @@ class Echo:
 
     __slots__ = (
         "_came",
+        "_came_first",
         "_encoding",
         "_heard",
         "_last",
@@ -112,6 +117,7 @@ class Echo:
         "_played",
         "_said",
         "_sent",
+        "_sent_bytes",
         "_step_bytes",
     )
 
@@ -128,33 +134,46 @@ class Echo:
         self._pcm_bytes = self._step_bytes // audio.sample_bytes * PCM_BYTES
         self._sent: list[tuple[int, bytes]] = []
         """By first step, audio whose levels are not known yet."""
-        self._came: list[tuple[int, int]] = []
-        """By step, levels that have not been looked at."""
+        self._sent_bytes = 0
+        self._came: list[int] = []
+        """Levels that have not been looked at, of one step after the other."""
+        self._came_first = 0
+        """The first of these steps."""
         self._played = _Levels()
         """What was sent."""
         self._last = -1
         """The last step at which it can be returning."""
         self._heard = _Levels()
-        self._losses: deque[tuple[int, float]] = deque(maxlen=LATEST)
+        self._losses: list[tuple[int, float]] = []
         """By step, sent to heard."""
 
     def played(self, at_ms: int, payload: bytes) -> None:
         """The agent's audio will sound from `at_ms` on."""
-        sent = self._sent
-        sent.append((at_ms // STEP_MS, payload))
-        steps = -(-len(payload) // self._step_bytes)
-        self._last = max(self._last, at_ms // STEP_MS + steps + LATEST_STEPS - 2)
-        if len(sent) >= SENT_BATCH:
+        step, size, step_bytes = at_ms // STEP_MS, len(payload), self._step_bytes
+        self._sent.append((step, payload))
+        last = step - -size // step_bytes + LATEST_STEPS - 2
+        if last > self._last:
+            self._last = last
+        self._sent_bytes = size = self._sent_bytes + size
+        if size >= SENT_BATCH * step_bytes:
             self._meter()
 
     def heard(self, at_ms: int, pcm: bytes) -> None:
         """The next of the caller's side, PCM16 that ends at `at_ms`."""
         step = at_ms // STEP_MS
         if step <= self._last:
-            came = self._came
-            came.append((step, rms(pcm)))
-            if len(came) >= BATCH:
+            came, loudness = self._came, level(pcm, PCM_BYTES)
+            ahead = step - self._came_first - len(came)
+            if not ahead:
+                came.append(loudness)
+                if len(came) >= BATCH:
+                    self._look()
+            elif ahead == -1 and came:  # frames that are shorter than a step
+                came[-1] = max(came[-1], loudness)
+            else:
                 self._look()
+                self._came_first = step
+                self._came.append(loudness)
         elif self._heard.end and step > self._last + BATCH:
             self._look()
             self._heard.clear()  # the agent has been silent for a while
@@ -179,10 +198,10 @@ class Echo:
         loud = explained = 0
         end = to_ms // STEP_MS + 1
         heard = self._heard.between(first, end)
-        for level, peak in zip(heard, self._peaks(first, end), strict=True):
-            if level > FLOOR:
+        for loudness, peak in zip(heard, self._peaks(first, end), strict=True):
+            if loudness > FLOOR:
                 loud += 1
-                explained += level * loss <= peak
+                explained += loudness * loss <= peak
         return explained >= EXPLAINED * loud
 
     def repeats(self, text: str) -> bool:
@@ -227,37 +246,48 @@ class Echo:
 
     def _meter(self) -> None:
         """Take the levels of what was sent."""
-        sent, self._sent = self._sent, []
+        sent, self._sent, self._sent_bytes = self._sent, [], 0
         if not sent:
             return
         pcm = decode(b"".join([payload for _, payload in sent]), self._encoding)
         size, scale = self._pcm_bytes, self._pcm_bytes // self._step_bytes
-        levels, start = [], 0
+        levels: list[int] = []
+        begun = start = 0
         for first, payload in sent:
+            if first != begun + len(levels):  # it does not go on where the last one ended
+                self._played.enter(begun, levels)
+                begun, levels = first, []
             end = start + len(payload) * scale
-            for step, at in enumerate(range(start, end, size), first):
-                levels.append((step, rms(pcm[at : min(at + size, end)])))
+            while start < end:
+                levels.append(level(pcm[start : min(start + size, end)], PCM_BYTES))
+                start += size
             start = end
-        self._played.enter(levels)
+        self._played.enter(begun, levels)
 
     def _look(self) -> None:
         """Learn from what was put aside."""
         self._meter()
-        came, self._came = self._came, []
+        came, first = self._came, self._came_first
+        self._came, self._came_first = [], first + len(came)
+        # What was cut off meanwhile returns no more.
+        del came[max(0, self._last + 1 - first) :]
         if not came:
             return
-        # What was cut off meanwhile returns no more.
-        steps = [step for step, _ in came]
-        last = min(self._last, max(steps))
-        first = max(min(steps), last - MEMORY)
-        peaks = self._peaks(first, last + 1)
-        known = [
-            (step, level, peak)
-            for step, level in came
-            if first <= step <= last and (peak := peaks[step - first]) >= 0
-        ]
-        self._heard.enter([(step, level) for step, level, _ in known])
-        self._losses.extend([(step, p / max(level, 1)) for step, level, p in known if p > LOUD])
+        peaks = self._peaks(first, first + len(came))
+        if -1 not in peaks:
+            self._heard.enter(first, came)
+        else:
+            for step, (loudness, peak) in enumerate(zip(came, peaks, strict=True), first):
+                if peak >= 0:
+                    self._heard.enter(step, [loudness])
+        if max(peaks) > LOUD:
+            losses = self._losses
+            losses += [
+                (step, peak / max(loudness, 1))
+                for step, (loudness, peak) in enumerate(zip(came, peaks, strict=True), first)
+                if peak > LOUD
+            ]
+            del losses[:-LATEST]
 
     def _peaks(self, first: int, end: int) -> list[int]:
         """The loudest that can be returning at each step; -1: nothing can."""

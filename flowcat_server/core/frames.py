@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from flowcat_server.core.interfaces import Word
 
 
-@dataclass(slots=True)
-class AudioIn:
-    """Sound from the caller, in the call's input format, passed on untouched."""
+class AudioIn(msgspec.Struct, gc=False):
+    """Sound from the caller, in the call's input format, passed on untouched.
+
+    This and `AudioOut` are made fifty times a second for every call, and hold nothing that could
+    refer back to them.
+    """
 
     payload: bytes
     at_ms: int
@@ -149,8 +154,7 @@ class ReplyEnded:
     turn: int
 
 
-@dataclass(slots=True)
-class AudioOut:
+class AudioOut(msgspec.Struct, gc=False):
     """Speech of the agent, in the call's output format, any length."""
 
     turn: int

@@ -21,6 +21,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import msgspec
+
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.graph import Edge, Fact, Graph, Node
 
@@ -82,9 +84,8 @@ class TurnModel(Protocol):
 # --- speech to text ---------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Audio:
-    """Caller audio for a speech-to-text stream. Not frozen: one is made of every frame."""
+class Audio(msgspec.Struct, gc=False):
+    """Caller audio for a stream of a provider."""
 
     payload: bytes
     at_ms: int

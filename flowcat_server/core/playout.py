@@ -14,7 +14,6 @@ beginning of the word that was being said, and `resume` lets it be sent again.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,8 +32,8 @@ ASKED_MS = 1000
 """When so little of a question is left, it has been understood."""
 KEPT_MS = REWIND_MS + 500
 """Of the audio that has been heard, so much is kept: speech that was held may go on within it."""
-FORGET_MS = 400
-"""It is looked at so often what need not be kept any more."""
+RUN_MS = 400
+"""It is kept, and forgotten, in runs of about this length."""
 
 
 Tap = Callable[[int, bytes], None]
@@ -59,6 +58,7 @@ class Playout:
         "_amid",
         "_held",
         "_most_sent_bytes",
+        "_most_run_bytes",
         "_ms_per_char",
         "_offset",
         "_open",
@@ -91,11 +91,12 @@ class Playout:
         self._timeline = Timeline(audio, delay_ms=delay_ms, marks=marks)
         self._replies: dict[int, Reply] = {}
         self._open: dict[int, Reply] = {}
-        self._queue: deque[tuple[Reply, Piece, bytes]] = deque()
+        self._queue: list[tuple[Reply, Piece, bytes]] = []
         self._offset = 0
         """Bytes of the first queue entry that have been sent."""
         self._queued = 0
-        self._sent: deque[_Sent] = deque()
+        self._sent: list[_Sent] = []
+        self._most_run_bytes = audio.bytes_for(RUN_MS)
         self._sent_bytes = 0
         self._most_sent_bytes = 0
         """With more than this, it is looked at what may be forgotten."""
@@ -164,7 +165,8 @@ class Playout:
         if reply is None:
             return False
         entry = reply.pieces[piece]
-        entry.words.extend(words)
+        if words:
+            entry.words.extend(words)
         if not payload:
             return False
         if reply.first_pushed_ms is None:
@@ -251,7 +253,8 @@ class Playout:
         if not self._queued or size <= 0 or self._held:
             return b""
         timeline, queue, sent = self._timeline, self._queue, self._sent
-        start_ms = timeline.start_ms(now_ms)
+        most_run_bytes = self._most_run_bytes
+        start_ms: int | None = None
         audio = b""
         wanted = size
         while wanted and queue:
@@ -261,16 +264,19 @@ class Playout:
             chunk = payload[offset:] if whole else payload[offset : offset + wanted]
             taken = len(chunk)
             if whole:
-                queue.popleft()
+                del queue[0]
                 self._offset = 0
             else:
                 self._offset = offset + taken
             wanted -= taken
             audio = audio + chunk if audio else chunk
             begins = piece.sent_bytes
-            timeline.enter(reply, piece, begins, taken, now_ms)
+            sounds_ms = timeline.enter(reply, piece, begins, taken, now_ms)
+            if start_ms is None:
+                start_ms = sounds_ms
             last = sent[-1] if sent else None
-            if last is not None and last.piece is piece and last.start + len(last.audio) == begins:
+            run = len(last.audio) if last is not None and last.piece is piece else 0
+            if last is not None and 0 < run < most_run_bytes and last.start + run == begins:
                 last.audio += chunk
             else:
                 sent.append(_Sent(reply, piece, begins, bytearray(chunk)))
@@ -279,6 +285,7 @@ class Playout:
             if reply.first_sent_ms is None:
                 reply.first_sent_ms = now_ms
                 reply.source = "estimate" if timeline.marks else "paced"
+        assert start_ms is not None  # noqa: S101 - what is queued is not empty
         self._queued -= len(audio)
         self._sent_bytes += len(audio)
         self._amid = True
@@ -290,7 +297,9 @@ class Playout:
 
     def lead_ms(self, now_ms: int) -> int:
         """How far what was sent reaches beyond what has been played."""
-        return max(0, self._timeline.end_ms - now_ms - self._timeline.delay_ms)
+        timeline = self._timeline
+        lead_ms = timeline.end_ms - timeline.delay_ms - now_ms
+        return max(0, lead_ms)
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just pulled, or None."""
@@ -383,7 +392,7 @@ class Playout:
 
     def _queue_again(self, reply: Reply, piece: Piece, audio: bytes) -> None:
         if audio:
-            self._queue.appendleft((reply, piece, audio))
+            self._queue.insert(0, (reply, piece, audio))
             piece.sent_bytes -= len(audio)
             reply.queued_bytes += len(audio)
             self._queued += len(audio)
@@ -397,16 +406,9 @@ class Playout:
         """Drop audio that was heard so long ago that nothing goes on there."""
         unheard_ms = max(0, self._timeline.end_ms - now_ms)
         keep = self.audio.bytes_for(unheard_ms + KEPT_MS)
-        while self._sent_bytes > keep:
-            first = self._sent[0]
-            gone = min(len(first.audio), self._sent_bytes - keep)
-            self._sent_bytes -= gone
-            if gone == len(first.audio):
-                self._sent.popleft()
-            else:
-                del first.audio[:gone]
-                first.start += gone
-        self._most_sent_bytes = keep + self.audio.bytes_for(FORGET_MS)
+        while self._sent and self._sent_bytes - len(self._sent[0].audio) >= keep:
+            self._sent_bytes -= len(self._sent.pop(0).audio)
+        self._most_sent_bytes = max(keep, self._sent_bytes) + self._most_run_bytes
 
     def clear(self, now_ms: int) -> list[Reply]:
         """Barge-in: forget what was not played. Returns the replies this cut off."""

@@ -10,7 +10,6 @@ forgotten, so that a call may last for hours.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from flowcat_server.core.audio import AudioFormat
@@ -55,6 +54,7 @@ class Timeline:
         "_sent_bytes",
         "_spans",
         "delay_ms",
+        "end_ms",
         "marks",
     )
 
@@ -70,46 +70,44 @@ class Timeline:
         self.marks = marks
         self._bytes_per_s = audio.sample_rate * audio.sample_bytes
         self._sample_bytes = audio.sample_bytes
-        self._spans: deque[_Span] = deque()
+        self._spans: list[_Span] = []
+        self.end_ms = 0
+        """When the last sample sent so far will have sounded."""
         self._run_start_ms = 0
         self._run_bytes = 0
         """The last stretch of audio that was sent without a gap."""
         self._sent_bytes = 0
         self._sent_at_ms = 0
         """When something was sent last."""
-        self._marks: deque[tuple[str, int]] = deque()
+        self._marks: list[tuple[str, int]] = []
         """Marks under way: name and position."""
         self._mark_count = 0
         self._marked_bytes = 0
         self._mark_wait_ms = MARK_WAIT_MS
         self._answers_marks = False
 
-    @property
-    def end_ms(self) -> int:
-        """When the last sample sent so far will have sounded."""
-        return self._run_start_ms + self._run_bytes * 1000 // self._bytes_per_s
-
     # --- sending ----------------------------------------------------------------------------
 
-    def start_ms(self, now_ms: int) -> int:
-        """When audio that is sent now begins to sound. To be asked before `enter`."""
+    def enter(self, reply: Reply, piece: Piece, offset: int, size: int, now_ms: int) -> int:
+        """`size` bytes of a piece, from `offset` on, are sent; returns when they begin to sound."""
         self._sent_at_ms = now_ms
-        start_ms = self._run_start_ms + self._run_bytes * 1000 // self._bytes_per_s
-        if now_ms + self.delay_ms > start_ms:
-            self._run_start_ms, self._run_bytes = now_ms + self.delay_ms, 0
-            return self._run_start_ms
-        return start_ms
-
-    def enter(self, reply: Reply, piece: Piece, offset: int, size: int, now_ms: int) -> None:
-        """`size` bytes of a piece, from `offset` on, are sent."""
-        last = self._spans[-1] if self._spans and self._run_bytes else None
+        start_ms, earliest_ms = self.end_ms, now_ms + self.delay_ms
+        spans = self._spans
+        if start_ms < earliest_ms:
+            start_ms = self._run_start_ms = earliest_ms
+            run_bytes = 0
+        else:
+            run_bytes = self._run_bytes
+        last = spans[-1] if spans and run_bytes else None
         if last is not None and last.piece is piece and last.offset + last.size == offset:
             last.size += size
         else:
             self._forget(now_ms - MARK_LOST_MS if self.marks else now_ms)
-            self._spans.append(_Span(reply, piece, offset, self._sent_bytes, size, self.end_ms))
-        self._run_bytes += size
+            spans.append(_Span(reply, piece, offset, self._sent_bytes, size, start_ms))
+        self._run_bytes = run_bytes = run_bytes + size
         self._sent_bytes += size
+        self.end_ms = self._run_start_ms + run_bytes * 1000 // self._bytes_per_s
+        return start_ms
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just sent, or None."""
@@ -132,7 +130,7 @@ class Timeline:
             return
         position = 0
         while self._marks:
-            known, position = self._marks.popleft()
+            known, position = self._marks.pop(0)
             if known == name:
                 break
         predicted_ms = self._play_until(position)
@@ -171,7 +169,7 @@ class Timeline:
         if self._marks and not self._answers_marks and reply.first_sent_ms is not None:
             self._mark_wait_ms = NO_MARK_WAIT_MS
         if any(span.reply is reply for span in self._spans):
-            self._spans = deque(span for span in self._spans if span.reply is not reply)
+            self._spans = [span for span in self._spans if span.reply is not reply]
 
     def cut(self, last_ms: int) -> tuple[Piece, int] | None:
         """Nothing that was sent sounds after `last_ms`.
@@ -183,7 +181,8 @@ class Timeline:
         self._spans.clear()
         self._marks.clear()
         self._marked_bytes = self._sent_bytes
-        self._run_start_ms, self._run_bytes = min(self.end_ms, last_ms), 0
+        self.end_ms = self._run_start_ms = min(self.end_ms, last_ms)
+        self._run_bytes = 0
         return first
 
     # --- inside -----------------------------------------------------------------------------
@@ -200,7 +199,7 @@ class Timeline:
         """The first `size` bytes of the first span have certainly been played."""
         span.piece.played_bytes = max(span.piece.played_bytes, span.offset + size)
         if size == span.size:
-            self._spans.popleft()
+            del self._spans[0]
         else:
             span.start_ms += size * 1000 // self._bytes_per_s
             span.offset += size
@@ -213,7 +212,7 @@ class Timeline:
             self._played(self._spans[0], size)
         played = self._spans[0].position if self._spans else self._sent_bytes
         while self._marks and self._marks[0][1] <= played:
-            self._marks.popleft()
+            del self._marks[0]
 
     def _play_until(self, position: int) -> int | None:
         """A mark came back: returns when it was expected, None if nothing new was played."""
@@ -237,3 +236,4 @@ class Timeline:
             old_end_ms = self._span_end_ms(span)
             span.start_ms += late
         self._run_start_ms += late
+        self.end_ms += late

@@ -82,6 +82,31 @@ class TurnDetector:
     Every method takes the time and returns the frames it caused, in order.
     """
 
+    __slots__ = (
+        "_after_echo",
+        "_answered",
+        "_barge_in",
+        "_delay_ms",
+        "_endpointing",
+        "_expects",
+        "_floor",
+        "_goes_on",
+        "_heard_until",
+        "_keypad",
+        "_keys",
+        "_last_voice",
+        "_onset",
+        "_open",
+        "_pauses",
+        "_paused",
+        "_segments",
+        "_speaking",
+        "_supposed",
+        "_turn",
+        "_voice_run_start",
+        "rules",
+    )
+
     def __init__(
         self,
         rules: TurnRules,
@@ -176,6 +201,8 @@ class TurnDetector:
                 frames += self._barge_in.voice(self._onset, at_ms, self.text, now_ms)
             return frames
         self._voice_run_start = None
+        if not (self._speaking or self._open):
+            return frames
         if self._speaking and at_ms - self._last_voice >= self.rules.pause_ms:
             frames += self._begin_pause()
         return frames + self._endpoint(now_ms)

@@ -40,6 +40,8 @@ Words = tuple[int, int, str]
 class AnnounceProcessor(Processor):
     """The voice for fixed words, where there is one, and the end of every reply."""
 
+    sounds = (AudioOut,)
+
     def __init__(
         self,
         call: Call,

@@ -68,16 +68,18 @@ class CallerAudio:
             self._vad.feed(self._to_vad.feed(frame.payload), frame.at_ms)
         self._kept.append(frame)
         self._kept_bytes += len(frame.payload)
-        self._unsent += 1
-        if not hold:
-            self.send()
+        if hold or self._unsent:
+            self._unsent += 1
+            if not hold:
+                self.send()
+        else:
+            self._send(self._transcoder.feed(frame.payload), frame.at_ms)
         self._forget()
 
     def send(self) -> None:
         """Send what was held back."""
         unsent, self._unsent = self._unsent, 0
-        frames = islice(self._kept, len(self._kept) - unsent, None) if unsent > 1 else ()
-        for frame in frames if unsent != 1 else (self._kept[-1],):
+        for frame in islice(self._kept, len(self._kept) - unsent, None):
             self._send(self._transcoder.feed(frame.payload), frame.at_ms)
 
     @property

@@ -58,6 +58,8 @@ class DeadAir:
 class DeadAirProcessor(Processor):
     """Watches one call's silences. It stands behind whoever owes a reply."""
 
+    sounds = ()
+
     def __init__(
         self,
         call: Call,

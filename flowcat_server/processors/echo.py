@@ -20,6 +20,8 @@ class EchoProcessor(Processor):
     the caller's own makes the echo late for ever.
     """
 
+    sounds = (AudioIn,)
+
     def __init__(self, playout: Playout, source: AudioFormat, target: AudioFormat) -> None:
         self._transcoder = Transcoder(source, target)
         self._playout = playout
@@ -43,7 +45,7 @@ class EchoProcessor(Processor):
         if self._skip >= len(audio) > 0:
             self._skip -= len(audio)
             return
-        self.emit(AudioOut(ECHO_TURN, audio, self._piece))
+        self.emit_out(AudioOut(ECHO_TURN, audio, self._piece))
 
     def _watch(self, waiting: int, heard_ms: int) -> None:
         self._least = min(self._least, waiting)

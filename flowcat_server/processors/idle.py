@@ -27,6 +27,19 @@ class IdleRules:
 class IdleProcessor(Processor):
     """A level-triggered clock: it runs only while the line is quiet on both sides."""
 
+    __slots__ = (
+        "_ask",
+        "_asked",
+        "_call",
+        "_caller_open",
+        "_playout",
+        "_quiet_since",
+        "_rules",
+        "_timer",
+    )
+
+    sounds = ()
+
     def __init__(
         self,
         call: Call,

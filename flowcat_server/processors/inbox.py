@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Generic, TypeVar
 
 from flowcat_server.core.interfaces import Audio
@@ -24,6 +23,7 @@ class Inbox(Generic[Item]):
         "_audio_bytes",
         "_items",
         "_limit_bytes",
+        "_signalled",
         "_waiter",
         "_wake_bytes",
         "closed",
@@ -34,8 +34,10 @@ class Inbox(Generic[Item]):
     def __init__(self, *, chunk_ms: int, bytes_per_ms: float, limit_ms: int = 15_000) -> None:
         self._wake_bytes = int(chunk_ms * bytes_per_ms)
         self._limit_bytes = int(limit_ms * bytes_per_ms)
-        self._items: deque[Audio | Item] = deque()
+        self._items: list[Audio | Item] = []
         self._audio_bytes = 0
+        self._signalled = False
+        """A signal waits."""
         self._waiter: asyncio.Future[None] | None = None
         self.closed = False
         """The call is over."""
@@ -55,6 +57,7 @@ class Inbox(Generic[Item]):
     def signal(self, item: Item) -> None:
         """Add a signal and wake the reader."""
         self._items.append(item)
+        self._signalled = True
         self._wake()
 
     def close(self) -> None:
@@ -71,16 +74,14 @@ class Inbox(Generic[Item]):
                 await self._waiter
             finally:
                 self._waiter = None
-        items = list(self._items)
-        self._items.clear()
+        items, self._items = self._items, []
         self.taken_bytes += self._audio_bytes
         self._audio_bytes = 0
+        self._signalled = False
         return items
 
     def _ready(self) -> bool:
-        if self._wake_bytes and self._audio_bytes >= self._wake_bytes:
-            return True
-        return any(type(item) is not Audio for item in self._items)
+        return self._signalled or 0 < self._wake_bytes <= self._audio_bytes
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -65,7 +65,7 @@ class Items:
 
     def sound(self, item: Item, audio: bytes) -> None:
         """Audio of an item."""
-        self._processor.emit(AudioOut(item.turn, self._transcoder.feed(audio), item.piece))
+        self._processor.emit_out(AudioOut(item.turn, self._transcoder.feed(audio), item.piece))
 
     def write(self, item: Item, text: str) -> None:
         """Text of an item: into the ledger at once, to the world sentence by sentence."""

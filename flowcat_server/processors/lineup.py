@@ -59,7 +59,7 @@ class Lineup(Generic[Plug]):
         self._stage = stage
         self._members = list(members)
         self._retries = retries
-        self._tried: set[int] = set()
+        self._tried: list[int] = []
         self._tries = 0
         self._begun_ms = now_ms()
         self._overtaken = False
@@ -124,7 +124,7 @@ class Lineup(Generic[Plug]):
             hurry: Whether the caller waits; None: if the use has taken long.
         """
         error.stage = self._stage
-        self._tried.add(self._at)
+        self._tried.append(self._at)
         if self.current.breaker.failed(now_ms(), for_good=not error.retryable):
             self._log("open")
         silent = isinstance(error, ProviderTimeout)

@@ -60,6 +60,19 @@ class _Timeline:
 class PlayProcessor(Processor):
     """Keeps the ledger in step with the chain and turns its changes into events."""
 
+    __slots__ = (
+        "_agent",
+        "_call",
+        "_on_settled",
+        "_playout",
+        "_speaking",
+        "_timelines",
+        "_timer",
+        "_transport",
+    )
+
+    sounds = (AudioOut,)
+
     def __init__(
         self,
         call: Call,
@@ -78,12 +91,14 @@ class PlayProcessor(Processor):
         self._timer: asyncio.Handle | None = None
 
     def process(self, frame: Frame) -> None:
+        if type(frame) is AudioOut:
+            now, words = self._call.now_ms(), frame.words
+            if self._playout.push(frame.turn, frame.piece, frame.payload, now, words):
+                if self._speaking is None:
+                    self._speak()
+                self._transport.wake()
+            return  # it goes no further: it is in the ledger
         match frame:
-            case AudioOut(turn, payload, piece, words):
-                if self._playout.push(turn, piece, payload, self._call.now_ms(), words):
-                    if self._speaking is None:
-                        self._speak()
-                    self._transport.wake()
             case AgentText(turn, text, at_ms):
                 if self._playout.add_piece(turn, text) is not None:
                     timeline = self._timeline(turn)

@@ -88,6 +88,8 @@ class RealtimeProcessor(Processor):
     the text once there is one and the reply still goes on.
     """
 
+    sounds = (AudioIn,)
+
     def __init__(
         self,
         call: Call,

@@ -27,13 +27,25 @@ class Recorder(Protocol):
 class RecordProcessor(Processor):
     """Writes what the caller said; audio is passed on untouched."""
 
+    __slots__ = (
+        "_bytes_per_s",
+        "_per_ms",
+        "_recorder",
+    )
+
+    sounds = (AudioIn,)
+
     def __init__(self, recorder: Recorder, audio: AudioFormat) -> None:
         self._recorder = recorder
         self._per_ms = recorder.sample_rate / 1000
-        self._audio = audio
+        self._bytes_per_s = audio.bytes_for(1000)
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
-            start_ms = frame.at_ms - self._audio.duration_ms(len(frame.payload))
-            self._recorder.caller(int(max(0, start_ms) * self._per_ms), frame.payload)
-        self.emit(frame)
+            payload = frame.payload
+            start_ms = frame.at_ms - len(payload) * 1000 // self._bytes_per_s
+            self._recorder.caller(int(max(0, start_ms) * self._per_ms), payload)
+            emit_in = self.emit_in
+            emit_in(frame)
+        else:
+            self.emit(frame)

@@ -89,6 +89,8 @@ class ReplyProcessor(Processor):
     gets one reply to all of it; a reply that has begun, or that runs a tool, is finished first.
     """
 
+    sounds = ()
+
     def __init__(
         self,
         call: Call,

@@ -49,6 +49,8 @@ class _Utterance:
 class SpeakProcessor(Processor):
     """One task per reply; a reply begins to speak when the one before it has been synthesized."""
 
+    sounds = ()
+
     def __init__(
         self,
         call: Call,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -41,6 +40,9 @@ late, and the first consonant counts."""
 RING_MS = 15_000
 """Of an open turn, so much is kept for whoever replaces a transcriber that failed."""
 INBOX_MS = 30_000
+PORTION_MS = 100
+"""The caller's audio is handed on in pieces of this length, unless the provider wants it sooner,
+and at once before whatever else it is told."""
 SPEECH_MS = 250
 """Sound of the caller that is owed an answer; what is shorter may be a cough."""
 LOST = 1_000_000
@@ -61,6 +63,38 @@ class TranscribeProcessor(Processor):
     Every pause is answered in bounded time: by the transcriber, by its replacement, which is
     given the turn's audio again, or with nothing, when `on_lost` has been told why.
     """
+
+    __slots__ = (
+        "_audio",
+        "_base",
+        "_call",
+        "_format",
+        "_fresh",
+        "_fresh_bytes",
+        "_heard_ms",
+        "_inbox",
+        "_limit",
+        "_listening",
+        "_on_lost",
+        "_on_transcript",
+        "_onset_ms",
+        "_owed_ms",
+        "_pause",
+        "_portion",
+        "_ring",
+        "_ring_bytes",
+        "_ring_limit",
+        "_segments",
+        "_speech_only",
+        "_stale",
+        "_task",
+        "_transcoder",
+        "_transcribers",
+        "_turn_open",
+        "_usage",
+    )
+
+    sounds = (AudioIn,)
 
     def __init__(
         self,
@@ -88,8 +122,14 @@ class TranscribeProcessor(Processor):
         self._on_transcript = on_transcript
         self._on_lost = on_lost
         self._usage = usage
-        self._ring: deque[AudioIn] = deque()
+        self._fresh: list[bytes] = []
+        self._fresh_bytes = 0
+        """What came since audio was handed on last."""
+        self._heard_ms = 0
+        """Its end."""
+        self._ring: list[bytes] = []
         self._ring_bytes = 0
+        """What came before it, as far as it may be wanted again."""
         self._ring_limit = audio.bytes_for(PREROLL_MS)
         self._pause: int | None = None
         """The pause that waits for its transcript."""
@@ -99,9 +139,9 @@ class TranscribeProcessor(Processor):
         self._onset_ms = 0
         self._listening = False
         self._limit: asyncio.Timeout | None = None
-        self._segments: set[int] = set()
+        self._segments: frozenset[int] = frozenset()
         """Segments of the open turn that this stream has told of."""
-        self._stale: set[int] = set()
+        self._stale: frozenset[int] = frozenset()
         """Those of a stream before it, which are told again."""
         self._base = 0
         """Added to this stream's segments: what was told before it stays."""
@@ -110,42 +150,42 @@ class TranscribeProcessor(Processor):
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:  # goes no further: nobody else listens
-            if self._listening:
-                self._inbox.audio(self._transcoder.feed(frame.payload), frame.at_ms)
-            self._ring.append(frame)
-            self._ring_bytes += len(frame.payload)
-            while self._ring_bytes > self._ring_limit:
-                self._ring_bytes -= len(self._ring.popleft().payload)
+            payload = frame.payload
+            self._heard_ms = frame.at_ms
+            self._fresh.append(payload)
+            self._fresh_bytes = size = self._fresh_bytes + len(payload)
+            if size >= self._portion:
+                self._hand_on()
             return
         if type(frame) is SpeechStarted:
             self._turn_open = True
             self._onset_ms = frame.at_ms
             self._ring_limit = self._audio.bytes_for(RING_MS)
             if self._speech_only:
+                self._hand_on()
                 self._listening = True
                 self._replay()
         elif type(frame) is SpeechPaused:
             self._pause = frame.pause
             if frame.at_ms - self._onset_ms >= SPEECH_MS:
                 self._owed_ms = frame.at_ms
-            self._inbox.signal(Pause(frame.pause))
+            self._signal(Pause(frame.pause))
             self._expect()
         elif type(frame) is SpeechProbed:
             if not self._transcribers.current.plug.caps.keeps_partials:
-                self._inbox.signal(Pause(frame.pause))
+                self._signal(Pause(frame.pause))
         elif type(frame) is SpeechResumed:
             self._pause = self._owed_ms = None
-            self._inbox.signal(Resume())
+            self._signal(Resume())
             self._expect()
         elif type(frame) is TurnDropped or (type(frame) is TurnEnded and not frame.typed):
             # A typed turn does not end a spoken one that is under way.
             self._turn_open = False
             self._pause = self._owed_ms = None
             self._ring_limit = self._audio.bytes_for(PREROLL_MS)
-            self._segments.clear()
-            self._stale.clear()
+            self._segments = self._stale = frozenset()
             self._base = 0
-            self._inbox.signal(EndOfTurn())
+            self._signal(EndOfTurn())
             self._listening = not self._speech_only
             self._expect()
         self.emit(frame)
@@ -163,12 +203,34 @@ class TranscribeProcessor(Processor):
         amount.audio_ms += self._format.duration_ms(self._inbox.taken_bytes)
         self._inbox.taken_bytes = 0
 
+    def _signal(self, item: SttInput) -> None:
+        """Tell the provider something, behind the audio before it."""
+        self._hand_on()
+        self._inbox.signal(item)
+
+    def _hand_on(self) -> None:
+        """Give the provider what has gathered, and keep it for a while."""
+        if not self._fresh:
+            return
+        portion = b"".join(self._fresh)
+        self._fresh.clear()
+        self._fresh_bytes = 0
+        if self._listening:
+            self._inbox.audio(self._transcoder.feed(portion), self._heard_ms)
+        ring = self._ring
+        ring.append(portion)
+        self._ring_bytes += len(portion)
+        while self._ring_bytes - len(ring[0]) >= self._ring_limit:
+            self._ring_bytes -= len(ring.pop(0))
+
     def _replay(self) -> None:
-        for kept in self._ring:
-            self._inbox.audio(self._transcoder.feed(kept.payload), kept.at_ms)
+        """Give the provider once more what was kept; all of it has been handed on."""
+        if self._ring:
+            self._inbox.audio(self._transcoder.feed(b"".join(self._ring)), self._heard_ms)
 
     def _use(self, transcriber: Member[SpeechToText]) -> None:
         """Feed this provider from now on, with the open turn and its pause once more."""
+        self._hand_on()  # to nobody: the provider before has failed
         caps = transcriber.plug.caps
         self._format = choose_format(self._audio, caps.formats)
         self._transcoder = Transcoder(self._audio, self._format)
@@ -179,12 +241,16 @@ class TranscribeProcessor(Processor):
             bytes_per_ms=self._format.bytes_for(1000) / 1000,
             limit_ms=INBOX_MS,
         )
-        if self._ring and self._ring[0].at_ms > self._onset_ms and self._segments:
+        same_rate = self._audio.sample_rate == self._format.sample_rate
+        # A converter may hold samples back: then the inbox is to judge when enough has come.
+        self._portion = self._audio.bytes_for(caps.chunk_ms or PORTION_MS) if same_rate else 0
+        begun_ms = self._heard_ms - self._audio.duration_ms(self._ring_bytes)
+        if self._ring and begun_ms >= self._onset_ms and self._segments:
             # The turn is longer than the ring: better a few words twice than its beginning lost.
             self._base = max(self._segments) + 1
         else:
             self._stale |= self._segments
-        self._segments.clear()
+        self._segments = frozenset()
         if self._turn_open:
             self._replay()
         if self._pause is not None:
@@ -235,11 +301,11 @@ class TranscribeProcessor(Processor):
     def _take(self, transcript: Transcript) -> None:
         if self._base:
             transcript = replace(transcript, segment=self._base + transcript.segment)
-        stale, self._stale = self._stale - {transcript.segment}, set()
+        stale, self._stale = self._stale - {transcript.segment}, frozenset()
         for segment in stale:
             self._on_transcript(Transcript("", segment, final=True))
         if self._turn_open and transcript.text:
-            self._segments.add(transcript.segment)
+            self._segments |= {transcript.segment}
         answered = transcript.pause is not None and transcript.pause == self._pause
         if answered:
             self._pause = self._owed_ms = None

@@ -31,6 +31,20 @@ class TurnProcessor(Processor):
     Transcripts come back from further down the chain through `transcript`.
     """
 
+    __slots__ = (
+        "_call",
+        "_chunk_ms",
+        "_detector",
+        "_echo",
+        "_judge",
+        "_timer",
+        "_timer_due",
+        "_transcoder",
+        "_vad",
+    )
+
+    sounds = (AudioIn,)
+
     def __init__(
         self,
         call: Call,
@@ -52,12 +66,14 @@ class TurnProcessor(Processor):
 
     def process(self, frame: Frame) -> None:
         if type(frame) is AudioIn:
-            self.emit(frame)
-            pcm = self._transcoder.feed(frame.payload)
-            self._echo.heard(frame.at_ms, pcm)
+            emit_in = self.emit_in
+            emit_in(frame)
+            payload, at_ms = frame.payload, frame.at_ms
+            pcm = self._transcoder.feed(payload)
+            self._echo.heard(at_ms, pcm)
             if self._judge is not None:
-                self._judge.hear(frame.payload)
-            self._vad.feed(pcm, frame.at_ms)
+                self._judge.hear(payload)
+            self._vad.feed(pcm, at_ms)
         elif type(frame) is Digit:
             self._call.publish(events.DigitPressed(frame.at_ms, frame.digit))
             self._send(self._detector.digit(frame.digit, self._call.now_ms()))

@@ -85,6 +85,14 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
+def storable(text: str) -> str:
+    """A text without what databases refuse."""
+    if text.isascii() and "\0" not in text:
+        return text
+    # PostgreSQL takes no NUL, and no driver takes half a surrogate pair.
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
 class Redactor:
     """Takes the chosen kinds of numbers out of texts and JSON-like values."""
 
@@ -105,9 +113,7 @@ class Redactor:
         """The text as it may be stored: redacted, not endless, without what databases refuse."""
         if len(text) > MAX_TEXT:
             text = text[:MAX_TEXT] + "..."
-        if not text.isascii() or "\0" in text:
-            # PostgreSQL takes no NUL, and no driver takes half a surrogate pair.
-            text = text.replace("\0", "").encode("utf-8", "replace").decode()
+        text = storable(text)
         for step in self._steps:
             text = step(text)
         return text

@@ -23,7 +23,7 @@ import structlog
 
 from flowcat_server.core import events as ev
 from flowcat_server.records.models import LATENCY_PARTS, CallRow, Usage
-from flowcat_server.records.redact import Redactor
+from flowcat_server.records.redact import Redactor, storable
 
 log = structlog.get_logger()
 
@@ -226,9 +226,9 @@ class CallWriter:
             "owner": self._owner,
             "agent": row.agent,
             "channel": row.channel,
-            "from_number": row.from_number,
-            "to_number": row.to_number,
-            "external_id": row.external_id,
+            "from_number": storable(row.from_number),
+            "to_number": storable(row.to_number),
+            "external_id": storable(row.external_id),
             "accepted_at": row.accepted_at,
             "ended_at": None,
             "ended_reason": "",

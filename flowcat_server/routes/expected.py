@@ -230,8 +230,10 @@ class CarrierCalls:
             work=[("receive", transport.serve)],
             before_hang_up=before_close,
         )
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(lambda _: None if over.done() else over.set_result(None))
         try:
-            await asyncio.wait([task])
+            await over
         finally:
             self._live.pop(key, None)
 

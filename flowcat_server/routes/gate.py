@@ -17,6 +17,7 @@ from aiohttp import web
 from flowcat_server.core.carrier import Account, Request, Verdict
 from flowcat_server.core.proof import basic, same
 from flowcat_server.errors import SharedStateError
+from flowcat_server.routes import refusals
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.routes.lines import Line
 from flowcat_server.routes.peers import (
@@ -163,21 +164,21 @@ class Gate:
         shown = _TOKEN.sub(r"\1...", url)
         log.warning(event, carrier=line.carrier.name, reason=verdict.reason, url=shown)
         raise web.HTTPForbidden(
-            text="replayed" if verdict.reason == "replayed" else "signature does not match"
+            text=refusals.REPLAYED if verdict.reason == "replayed" else refusals.SIGNATURE
         )
 
     def _check_address(self, request: web.Request, line: Line) -> None:
         if not line.networks or in_networks(self.address(request), line.networks):
             return
         log.warning("carrier_refused", carrier=line.carrier.name, reason="address")
-        raise web.HTTPForbidden(text=f"not in carriers.{line.carrier.name}.allow_from")
+        raise web.HTTPForbidden(text=refusals.not_allowed(line.carrier.name))
 
     def _only_local(self, request: web.Request, line: Line) -> None:
         """Without credentials: programs of this machine, but not web pages opened on it."""
         if is_local(request, self._trusted) and not is_other_site(request):
             return
         log.warning("carrier_refused", reason=f"no {line.credential} configured")
-        raise web.HTTPForbidden(text=f"{line.credential} is not configured")
+        raise web.HTTPForbidden(text=refusals.not_configured(line.credential))
 
 
 def pairs(encoded: str) -> list[tuple[str, str]]:
@@ -193,6 +194,4 @@ def _basic_fits(request: Request, account: Account) -> bool:
 
 
 def _unauthorized() -> web.HTTPUnauthorized:
-    return web.HTTPUnauthorized(
-        text="user and password do not match", headers={"WWW-Authenticate": "Basic"}
-    )
+    return web.HTTPUnauthorized(text=refusals.PASSWORD, headers={"WWW-Authenticate": "Basic"})

@@ -23,7 +23,7 @@ from flowcat_server.core.carrier import (
 )
 from flowcat_server.errors import AuthError, CallRefused, SharedStateError
 from flowcat_server.providers.http import Http
-from flowcat_server.routes import rest
+from flowcat_server.routes import refusals, rest
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
@@ -111,7 +111,7 @@ class TelephonyDoor:
         if call is None and carrier.is_report(wire):
             return await self._reported(line, wire)
         if call is None:
-            raise web.HTTPBadRequest(text="the call's id is missing or cannot be used")
+            raise web.HTTPBadRequest(text=refusals.NO_CALL)
         try:
             token = await self._calls.expect(carrier, call, run_id)
         except CallRefused as error:
@@ -170,12 +170,13 @@ class TelephonyDoor:
         vouched = await self._gate.admit_handshake(request, wire, line)
         socket = MediaSocket(line.carrier.subprotocols)
         stream = line.carrier.open(line.account, wire)
+        token = request.match_info.get("token") or dict(wire.query).get("token")
+        del wire  # a call may last for hours
         with self._waits("" if vouched else self._gate.address(request)):
             await socket.prepare(request)
             started = await read_start(socket, stream, START_TIMEOUT_MS)
         if not isinstance(started, Started) or not _is_readable(started):
             return await _turn_away(socket, stream, line, started)
-        token = request.match_info.get("token") or dict(wire.query).get("token")
         token = token or started.parameters.get("token", "")
         try:
             expected = await self._calls.claim(line, started, token, run_id, vouched=vouched)

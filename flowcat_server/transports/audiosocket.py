@@ -42,12 +42,16 @@ class Connection:
             raise ConnectionResetError("closed")
         return self._cut(data)
 
-    def post(self, message: Message) -> None:
-        """Send a frame. Never waits; raises `ConnectionError` if the peer is gone."""
+    def post(self, message: Message) -> int:
+        """Send a frame; returns what is then `unsent`.
+
+        Never waits; raises `ConnectionError` if the peer is gone.
+        """
         assert isinstance(message, bytes)  # noqa: S101 - this wire has no text
         if self._writer.is_closing():
             raise ConnectionResetError("the connection is closed")
         self._writer.write(message)
+        return self.unsent()
 
     def unsent(self) -> int:
         """Bytes that were written and that the network has not taken yet."""
@@ -73,7 +77,7 @@ class AudioSocketTransport(CarrierTransport):
     def __init__(
         self, connection: Connection, stream: CarrierStream, started: Started, pacer: Pacer
     ) -> None:
-        super().__init__(stream, started, pacer)
+        super().__init__(connection, stream, started, pacer)
         self._connection = connection
 
     async def serve(self) -> None:
@@ -88,15 +92,9 @@ class AudioSocketTransport(CarrierTransport):
             try:
                 frames = await connection.receive()
             except (ConnectionError, OSError):
-                self._gone.set()
+                self._leaves()
                 self._lost(ended.CARRIER_CLOSED)
                 return
-
-    def _post(self, message: Message) -> None:
-        self._connection.post(message)
-
-    def _unsent(self) -> int:
-        return self._connection.unsent()
 
     async def _close(self, code: int) -> None:
         del code

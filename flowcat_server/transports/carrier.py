@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
+from typing import Protocol
 
 import structlog
 
@@ -29,7 +29,7 @@ from flowcat_server.core.carrier import (
 )
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.transports.media_socket import CLOSE_TIMEOUT_S
-from flowcat_server.transports.pacer import TICK_MS, Pacer
+from flowcat_server.transports.pacer import STOP, TICK_MS, Pacer
 
 log = structlog.get_logger()
 
@@ -53,8 +53,22 @@ MAX_UNSENT_BYTES = 16 * 1024
 back."""
 MAX_UNSENT = 256
 """Messages waiting for a slow socket; beyond this the peer is considered gone."""
+NEVER_MS = 1 << 62
 LINGER_S = 1.5
 """How long a carrier that closes the socket itself is given for it."""
+
+
+class Socket(Protocol):
+    """What messages are sent on."""
+
+    def post(self, message: Message) -> int:
+        """Send one, without waiting; raises `ConnectionError` if the peer is gone.
+
+        Returns `unsent`.
+        """
+
+    def unsent(self) -> int:
+        """Bytes that were posted and that the network has not taken yet."""
 
 
 class CarrierTransport(ABC):
@@ -68,7 +82,10 @@ class CarrierTransport(ABC):
         "_due_ms",
         "_faults",
         "_first_chunk",
+        "_full",
         "_gone",
+        "_hurry_ms",
+        "_left",
         "_marked_ms",
         "_messages",
         "_most",
@@ -76,6 +93,7 @@ class CarrierTransport(ABC):
         "_over",
         "_pacer",
         "_paused",
+        "_post",
         "_rest",
         "_rest_since_ms",
         "_sending",
@@ -88,16 +106,21 @@ class CarrierTransport(ABC):
         "_talking",
         "_unit",
         "_unmarked_ms",
+        "_unsent",
+        "_waiter",
         "buffers",
         "delay_ms",
         "input_format",
         "output_format",
     )
 
-    def __init__(self, stream: CarrierStream, started: Started, pacer: Pacer) -> None:
+    def __init__(
+        self, socket: Socket, stream: CarrierStream, started: Started, pacer: Pacer
+    ) -> None:
         """Take over a stream that has started.
 
         Args:
+            socket: Where messages are sent.
             stream: What was said on the socket so far.
             started: Its first event; its formats are ones we can read.
             pacer: The clock of all media sockets.
@@ -110,17 +133,23 @@ class CarrierTransport(ABC):
         self.output_format = spoken
         self.buffers = sending.forgets
         self.delay_ms = sending.delay_ms
+        self._post, self._unsent = socket.post, socket.unsent
         self._stream = stream
         self._pacer = pacer
         self._sink: CallSink | None = None
         self._source: PlayoutSource | None = None
-        self._outbox: deque[tuple[Message, bool]] = deque()
+        self._full = False
+        """The socket had no room when it was last looked at."""
+        self._outbox: list[tuple[Message, bool]] = []
         """What the socket has no room for, and whether it is speech or about speech: a clear drops
         that."""
-        self._gone = asyncio.Event()
+        self._gone = False
         """The carrier has closed."""
+        self._waiter: asyncio.Future[None] | None = None
+        """Waits for it."""
         self._sending = sending
         self._ahead_ms = sending.ahead_ms
+        self._hurry_ms = min(HURRY_MS, sending.ahead_ms)
         self._unit = max(1, sending.unit, spoken.sample_bytes if sending.unit > 1 else 1)
         self._shaped = sending.unit > 1 or sending.least > 0
         self._most = max(self._unit, sending.most - sending.most % self._unit)
@@ -129,8 +158,10 @@ class CarrierTransport(ABC):
         self._silence = spoken.silence(TICK_MS) if sending.fills else b""
         self._silence_byte = spoken.silence(1)[:1]
         self._talking = False
-        self._due_ms = 0
-        """Before this time of the call there is nothing for the pacer to do."""
+        self._left = False
+        """Speech that has come waits to be sent."""
+        self._due_ms = NEVER_MS
+        """The time of the call at which the pacer comes."""
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms: int | None = None
         """When speech was last sent that has no mark behind it yet."""
@@ -152,14 +183,6 @@ class CarrierTransport(ABC):
         """Read the socket until it ends."""
 
     @abstractmethod
-    def _post(self, message: Message) -> None:
-        """Send one message, without waiting; raises `ConnectionError` on a closed socket."""
-
-    @abstractmethod
-    def _unsent(self) -> int:
-        """Bytes that were posted and that the network has not taken yet."""
-
-    @abstractmethod
     async def _close(self, code: int) -> None:
         """Close the socket."""
 
@@ -170,7 +193,7 @@ class CarrierTransport(ABC):
         for message in self._stream.accept():
             self._send(message, speech=False)
         if self._silence:
-            self._pacer.add(self)
+            self._hurry()
 
     def wake(self) -> None:
         source, sink = self._source, self._sink
@@ -178,59 +201,66 @@ class CarrierTransport(ABC):
             return  # a carrier that is sent something on every tick is sent it on the tick
         now = sink.now_ms()
         lead = source.lead_ms(now)
-        if self._talking and lead >= min(HURRY_MS, self._ahead_ms):
-            self._due_ms = 0  # the pacer comes in time
-        elif self._pump(source, now, lead):
-            self._pacer.add(self)
+        if not lead:
+            self._talking = self._left
+        in_time = self._talking and lead >= self._hurry_ms
+        after_ms = 0 if in_time else self._pump(source, now, lead)
+        if after_ms >= 0 and now + after_ms < self._due_ms:
+            self._due_ms = now + after_ms
+            self._pacer.add(self, after_ms)
 
-    def pump(self) -> bool:
-        """Send speech up to the lead; called by the pacer while there is any."""
+    def pump(self) -> int:
+        """Send speech up to the lead; called by the pacer when there is any."""
         source, sink = self._source, self._sink
         if source is None or sink is None:
-            return False
+            return STOP
         now = sink.now_ms()
-        if now < self._due_ms and not self._outbox:
-            return True
-        return self._pump(source, now, source.lead_ms(now))
+        after_ms = self._pump(source, now, source.lead_ms(now))
+        self._due_ms = NEVER_MS if after_ms < 0 else now + after_ms
+        return after_ms
 
-    def _pump(self, source: PlayoutSource, now: int, lead: int) -> bool:
+    def _pump(self, source: PlayoutSource, now: int, lead: int) -> int:
+        """Send what is due; returns when there will be more, as `Paced.pump` does."""
         if self._closing or self._over:
-            return False
+            return STOP
         if self._outbox:
             self._send_waiting()
         if self._paused:
-            return bool(self._outbox or self._silence)  # `Flow` wakes it
+            return 0 if self._outbox or self._silence else STOP  # `Flow` wakes it
         spoke = False
-        due = 0
+        after_ms = STOP
         queued = source.queued()
         while queued and lead < self._ahead_ms:
             size = self._chunk if self._talking else self._first_chunk
             if self._talking and queued < size and lead >= GATHER_MS:
-                due = now + lead - GATHER_MS + 1
+                after_ms = lead - GATHER_MS + 1
                 break
             if self._shaped and queued < size and not (size := self._now(queued, now)):
-                due = self._rest_since_ms + REST_MS
+                after_ms = self._rest_since_ms + REST_MS - now
                 break
-            self._speak(source.pull(now, size))
+            audio = source.pull(now, size)
+            self._speak(audio)
             self._talking = spoke = True
-            queued, lead = source.queued(), source.lead_ms(now)
+            queued -= len(audio)
+            lead = source.lead_ms(now)
         else:
-            due = now + lead - self._ahead_ms + 1
-        self._talking = queued > 0 or lead > 0
+            if queued:
+                after_ms = lead - self._ahead_ms + 1
+        self._left = queued > 0
+        self._talking = self._left or lead > 0
         if spoke and self._sending.marks:
             self._unmarked_ms = now
-        if queued:
-            self._due_ms = due
-        elif self._unmarked_ms is not None:
-            self._mark(source, self._unmarked_ms, now)
-        else:
-            self._due_ms = now + lead
+        if not queued and self._unmarked_ms is not None:
+            due = min(self._marked_ms + MARK_EVERY_MS, self._unmarked_ms + MARK_AFTER_MS)
+            after_ms = due - now
+            if after_ms <= 0:
+                after_ms = STOP
+                self._mark(source, now)
         if self._silence:
-            self._due_ms = 0
             if not spoke and lead < TICK_MS:
                 self._send(self._stream.audio(self._silence), speech=True)
-            return True
-        return self._talking or self._unmarked_ms is not None or bool(self._outbox)
+            return 0
+        return 0 if self._outbox else after_ms
 
     def _speak(self, audio: bytes) -> None:
         """Send audio in messages that the carrier takes."""
@@ -261,13 +291,8 @@ class CarrierTransport(ABC):
             return 0
         return queued
 
-    def _mark(self, source: PlayoutSource, sent_ms: int, now: int) -> None:
-        """Ask to be told when all that was sent has been played, if it is time to."""
-        due = min(self._marked_ms + MARK_EVERY_MS, sent_ms + MARK_AFTER_MS)
-        if now < due:
-            self._due_ms = due
-            return
-        self._due_ms = 0
+    def _mark(self, source: PlayoutSource, now: int) -> None:
+        """Ask to be told when all that was sent has been played."""
         self._unmarked_ms = None
         self._marked_ms = now
         mark = source.take_mark()
@@ -276,20 +301,20 @@ class CarrierTransport(ABC):
 
     def failed(self) -> None:
         """Sending raised: a fault of ours, which ends this call only."""
+        self._due_ms = NEVER_MS
         self._lost(ended.SERVER_ERROR)
 
     def clear(self) -> None:
         # What has not left yet must not follow the clear; answers that are owed stay.
-        self._outbox = deque(entry for entry in self._outbox if not entry[1])
-        self._talking = False
-        self._due_ms = 0
+        self._outbox = [entry for entry in self._outbox if not entry[1]]
+        self._talking = self._left = False
         self._paused = False  # what made the buffer full is forgotten; if it is not, we are told
         self._rest = 0
         self._marked_ms = -MARK_EVERY_MS
         self._unmarked_ms = None
         if not self._silence and not self._outbox:
-            self._pacer.remove(self)
-        if self._gone.is_set():
+            self._off_the_clock()
+        if self._gone:
             return
         message = self._stream.clear()
         if message is not None:
@@ -305,7 +330,7 @@ class CarrierTransport(ABC):
         if self._closing:
             return
         self._closing = True
-        self._pacer.remove(self)
+        self._off_the_clock()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S + 0.5):
                 await self._say_goodbye(reason)
@@ -316,13 +341,14 @@ class CarrierTransport(ABC):
     async def _say_goodbye(self, reason: str) -> None:
         try:
             self._post_owed()
-            if self._gone.is_set():
+            if self._gone:
                 return
             for message in self._stream.end(reason):
                 self._post(message)
             if self._sending.lingers:
+                self._waiter = asyncio.get_running_loop().create_future()
                 async with asyncio.timeout(LINGER_S):
-                    await self._gone.wait()
+                    await self._waiter
                 self._post_owed()
         except (ConnectionError, TimeoutError):
             pass  # it is gone, or will not go: it is closed all the same
@@ -357,7 +383,8 @@ class CarrierTransport(ABC):
         match fed:
             case MarkPlayed(name):
                 sink.receive_mark(name)
-                self._due_ms = 0  # how far speech reaches is known better now
+                if self._due_ms < NEVER_MS:  # how far speech reaches is known better now
+                    self._hurry()
             case Digit(digit):
                 sink.receive_digit(digit)
             case Flow(paused):
@@ -370,7 +397,7 @@ class CarrierTransport(ABC):
                 if event is not None:
                     self._take(sink, event)
             case Stopped():
-                self._gone.set()
+                self._leaves()
                 self._lost(ended.CALLER_HUNG_UP)
             case Refuse(reason, code):
                 log.warning("carrier_refused", reason=reason)
@@ -398,26 +425,41 @@ class CarrierTransport(ABC):
     # --- what leaves ------------------------------------------------------------------------
 
     def _send(self, message: Message, *, speech: bool) -> None:
-        if not self._outbox and self._unsent() <= MAX_UNSENT_BYTES:
-            self._post_or_lose(message)
+        if not self._outbox and not (self._full and self._unsent() > MAX_UNSENT_BYTES):
+            try:
+                self._full = self._post(message) > MAX_UNSENT_BYTES
+            except ConnectionError:
+                self._lost(ended.CARRIER_CLOSED)
             return
         if len(self._outbox) >= MAX_UNSENT:
             self._lost(ended.CARRIER_CLOSED)
             return
         self._outbox.append((message, speech))
-        self._pacer.add(self)
+        self._hurry()
 
     def _send_waiting(self) -> None:
         """What the socket had no room for, as far as it has now."""
         outbox = self._outbox
-        while outbox and self._unsent() <= MAX_UNSENT_BYTES:
-            self._post_or_lose(outbox.popleft()[0])
-
-    def _post_or_lose(self, message: Message) -> None:
         try:
-            self._post(message)
+            while outbox and self._unsent() <= MAX_UNSENT_BYTES:
+                self._post(outbox.pop(0)[0])
         except ConnectionError:
             self._lost(ended.CARRIER_CLOSED)
+
+    def _hurry(self) -> None:
+        """Have the pacer come on the next tick."""
+        self._due_ms = 0
+        self._pacer.add(self)
+
+    def _off_the_clock(self) -> None:
+        self._due_ms = NEVER_MS
+        self._pacer.remove(self)
+
+    def _leaves(self) -> None:
+        """The carrier has closed."""
+        self._gone = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _lost(self, reason: str) -> None:
         if not self._over and self._sink is not None:

@@ -2,8 +2,9 @@
 
 aiohttp hands messages over through a queue, a future and a task's step, which together cost as much
 as all else that is done for 20 ms of audio. `MediaSocket.divert` has its parser hand them over
-itself. That reaches into aiohttp; whether it is built as expected is tried once, when this module
-is loaded, and where it is not the queue does the same, a little slower.
+itself, and the connection give what arrives to the parser itself. That reaches into aiohttp;
+whether it is built as expected is tried once, when this module is loaded, and where it is not the
+queue does the same, a little slower.
 
 What leaves is framed here (RFC 6455 section 5.2: a server's frames are not masked) and given to the
 connection at once. Nothing waits for a slow peer: `unsent` tells how much it has not taken yet.
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict, CIMultiDictProxy
 
 try:
     from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
@@ -56,6 +59,24 @@ class _Tap(WebSocketDataQueue):
     @property
     def empty(self) -> bool:
         return not self._buffer
+
+
+class _Direct(asyncio.Protocol):
+    """The connection's way in, once it is a media socket: to the parser, without a stop."""
+
+    __slots__ = ("_handler", "data_received", "eof_received", "pause_writing", "resume_writing")
+
+    def __init__(self, handler: Any, feed: Callable[[bytes], object]) -> None:
+        """Stand in for `handler` in all that has nothing to do with what arrives."""
+        self._handler = handler
+        self.data_received = feed  # type: ignore[method-assign, assignment]
+        self.eof_received = handler.eof_received  # type: ignore[method-assign]
+        self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._handler.connection_lost(exc)
 
 
 class MediaSocket(web.WebSocketResponse):
@@ -98,6 +119,9 @@ class MediaSocket(web.WebSocketResponse):
         if tap is None or not tap.empty:
             return False
         tap.take = take
+        wire, parser = self._wire, self._parser
+        assert wire is not None and parser is not None  # noqa: S101, PT018 - as there is a tap
+        wire.set_protocol(_Direct(wire.get_protocol(), parser.feed_data))
         return True
 
     def undivert(self) -> None:
@@ -105,8 +129,8 @@ class MediaSocket(web.WebSocketResponse):
         if self._tap is not None:
             self._tap.take = _nobody
 
-    def post(self, message: str | bytes) -> None:
-        """Send a text message or a binary one.
+    def post(self, message: str | bytes) -> int:
+        """Send a text message or a binary one; returns what is then `unsent`.
 
         Never waits; raises `ConnectionError` if the peer is gone.
         """
@@ -114,6 +138,7 @@ class MediaSocket(web.WebSocketResponse):
         if wire is None or wire.is_closing():
             raise ConnectionResetError("the media socket is closed")
         wire.write(frame(message))
+        return wire.get_write_buffer_size()
 
     def unsent(self) -> int:
         """Bytes that were written and that the network has not taken yet."""
@@ -127,6 +152,7 @@ class MediaSocket(web.WebSocketResponse):
         self._reader = self._tap = _tap(request.protocol, self._loop)
         self._parser = _parser(self._tap)
         request.protocol._payload_parser = self._parser
+        _forget(request)
 
 
 def _nobody(data: bytes, binary: bool) -> None:
@@ -145,6 +171,18 @@ def frame(message: str | bytes) -> bytes:
     if size < 1 << 16:
         return bytes((first, 126, size >> 8, size & 255)) + body
     return bytes((first, 127)) + size.to_bytes(8, "big") + body
+
+
+def _forget(request: Any) -> None:
+    """Drop what the handshake said, and who parsed it: a call may last for hours.
+
+    Of an aiohttp that keeps them under other names they stay; nothing else depends on it.
+    """
+    nothing = CIMultiDictProxy[str](CIMultiDict())
+    with suppress(AttributeError, TypeError, ValueError):
+        request._message = request._message._replace(headers=nothing, raw_headers=())
+        request._headers = nothing
+        request.protocol._parser = None
 
 
 def _tap(protocol: Any, loop: Any) -> _Tap:

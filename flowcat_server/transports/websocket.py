@@ -12,7 +12,6 @@ from aiohttp import WebSocketError, WSMessage, WSMsgType
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
     CarrierStream,
-    Message,
     Refuse,
     Reply,
     Started,
@@ -42,7 +41,7 @@ class WebSocketTransport(CarrierTransport):
         started: Started,
         pacer: Pacer,
     ) -> None:
-        super().__init__(stream, started, pacer)
+        super().__init__(socket, stream, started, pacer)
         self._socket = socket
 
     async def serve(self) -> None:
@@ -60,15 +59,9 @@ class WebSocketTransport(CarrierTransport):
                 if self._over:
                     return
             else:
-                self._gone.set()
+                self._leaves()
                 self._lost(_why(message))
                 return
-
-    def _post(self, message: Message) -> None:
-        self._socket.post(message)
-
-    def _unsent(self) -> int:
-        return self._socket.unsent()
 
     async def _close(self, code: int) -> None:
         await self._socket.close(code=code)

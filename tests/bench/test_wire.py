@@ -226,7 +226,7 @@ def test_a_server_that_is_not_there_is_a_fault(built: Callable[[str], Path]):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["c", "aiohttp", "queues", "ours"])
+@pytest.mark.parametrize("name", ["c", "aiohttp", "socket", "queues", "ours"])
 def test_five_calls_are_echoed_without_a_loss(name: str):
     with Running(subject(name)) as server:
         point = server.measure(5, 2, "--settle", "1")

@@ -274,3 +274,10 @@ HEADER_VALUES = [
     'sig1=("@request-target");created=1;keyid="a"', "sig1=:AAAA:", "algorithm=HMAC_SHA256",
     "eyJhbGciOiJub25lIn0", "AAAA,BBBB",
 ]  # fmt: skip
+HOSTILE = [
+    "<Hangup/>", '"/><Dial>+1900</Dial>', "]]>", "&x;", "${HOME}", "{{token}}", "../../etc/passwd",
+    "a\r\nX-Evil: 1", "\x1b[31mred", "\x00", "\u202e", "'; DROP TABLE calls; --", "%0d%0a",
+    "a" * 5000,
+    "\ud800",
+]  # fmt: skip
+"""Values that mean something in markup, templates, paths, headers, terminals, SQL."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flowcat_server.core.audio import MULAW_8K, PCM_8K, PCM_16K, AudioFormat, decode
-from flowcat_server.core.carrier import Account, CarrierStream, Digit, Request, Started
+from flowcat_server.core.carrier import Account, CarrierStream, Digit, Reply, Request, Started
 from tests.carriers.kit import CORPUS, carrier_named, said
 
 frames = pytest.importorskip("pipecat.frames.frames", reason="pipecat-ai is not installed")
@@ -141,6 +141,52 @@ async def test_what_they_send_is_within_what_we_send(name: str):
     clear = stream.clear()
     assert clear is not None
     assert within(json.loads(their_clear), json.loads(clear))
+
+
+async def test_genesys_protocol_is_answered_alike():
+    """Everything that is said and done in the recorded session, by both."""
+    from pipecat.serializers.genesys import GenesysAudioHookSerializer
+
+    theirs = GenesysAudioHookSerializer()
+    theirs._sample_rate = 8000
+    ours = carrier_named("genesys").open(Account(), Request("GET", "wss://a.example"))
+    pcm = bytes(range(256)) * 5
+    spoken = frames.OutputAudioRawFrame(audio=pcm, sample_rate=8000, num_channels=1)
+    pairs: list[tuple[Any, Any]] = []
+    answer: Any = None
+    for line in (CORPUS / "genesys" / "call.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        match row.get("do"):
+            case "accept":
+                pairs.append((answer, json.loads(ours.accept()[0])))
+            case "audio":
+                pairs.append((await theirs.serialize(spoken), ours.audio(_mulaw(pcm))))
+            case "clear":
+                barge_in = await theirs.serialize(frames.InterruptionFrame())
+                pairs.append((json.loads(barge_in), json.loads(ours.clear() or "")))
+            case "end":
+                ended = await theirs.serialize(frames.EndFrame())
+                pairs.append((json.loads(ended), json.loads(ours.end("agent.ended")[0])))
+            case None:
+                media = row.get("message", {}).get("parameters", {}).get("media", [])
+                # Of what is offered they take the first, and we what is mono.
+                media[:] = [each for each in media if each["channels"] == ["external"]]
+                message, binary = said(row)
+                fed, frame = ours.feed(message, binary), await theirs.deserialize(message)
+                if isinstance(fed, Started):
+                    answer = frame.message  # ours comes when the call is accepted
+                elif isinstance(fed, Reply):
+                    pairs.append((frame.message, json.loads(fed.message)))
+                elif isinstance(fed, Digit):
+                    pairs.append((frame.button.value, fed.digit))
+                elif isinstance(fed, bytes):
+                    pairs.append((frame.audio, decode(fed, "mulaw")))
+    for other, own in pairs:
+        if isinstance(other, dict):
+            other.pop("position", None)  # of what a server says it is optional
+            other["parameters"].pop("outputVariables", None)
+        assert other == own
+    assert len(pairs) == 8
 
 
 def _mulaw(pcm: bytes) -> bytes:

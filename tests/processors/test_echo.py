@@ -9,6 +9,7 @@ import pytest
 from flowcat_server.core.audio import PCM_16K, PCM_24K
 from flowcat_server.core.frames import AudioIn, AudioOut, Digit, Frame
 from flowcat_server.core.playout import Playout
+from flowcat_server.core.processor import link
 from flowcat_server.processors.echo import ECHO_TURN, MOST_WAITING_MS, EchoProcessor
 
 FRAME = PCM_16K.bytes_for(20)
@@ -21,7 +22,7 @@ class Line:
     def __init__(self) -> None:
         self.playout = Playout(PCM_24K, delay_ms=60, marks=False)
         self.echo = EchoProcessor(self.playout, PCM_16K, PCM_24K)
-        self.echo.emit = self._emit  # type: ignore[method-assign]
+        link([self.echo], self._emit)
         self.now_ms = 0
         self.passed: list[Frame] = []
 

@@ -52,7 +52,7 @@ class Stenographer:
         while items := await inbox.get():
             for item in items:
                 if isinstance(item, Audio):
-                    heard = audio.duration_ms(len(item.payload)) * (item.payload != SILENCE)
+                    heard = voice_ms(item.payload)
                     if self._partials and voiced < 300 <= voiced + heard:
                         yield Transcript("well", 0, final=False)
                     voiced += heard
@@ -65,6 +65,12 @@ class Stenographer:
                     yield Transcript(f"{voiced} ms", 0, final=True, pause=item.number)
                 elif isinstance(item, EndOfTurn):
                     voiced = 0
+
+
+def voice_ms(payload: bytes) -> int:
+    """Of frames of 20 ms, those that are not silent."""
+    size = len(SILENCE)
+    return 20 * sum(payload[at : at + size] != SILENCE for at in range(0, len(payload), size))
 
 
 def finals(found: list[events.CallerText]) -> list[str]:

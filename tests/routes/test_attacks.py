@@ -20,7 +20,7 @@ from flowcat_server import carriers
 from tests.fakes import genesys
 from tests.fakes.audiosocket import listening
 from tests.fakes.doors import ECHO, PUBLIC, Doors, doors
-from tests.fakes.peers import PEERS, SWITCHES, Asked, Peer, Place, media, ring, send
+from tests.fakes.peers import PEERS, SWITCHES, Asked, Peer, Place, media, path_of, ring, send
 from tests.routes.test_audiosocket import connected
 
 POLICY_VIOLATION = 1008
@@ -231,7 +231,7 @@ async def proxy_rewritten(tmp_path: Path, name: str) -> None:
         place = Place(f"/telephony/ws/{name}")
         headers = {**peer.socket_headers, **FORWARDED}
         async with doors(tmp_path, fenced) as house:
-            await no_upgrade(house, place.path, headers)
+            await no_upgrade(house, path_of(place), headers)
         async with (
             doors(tmp_path, fenced + trusted) as house,
             media(house, peer, peer.new_call(), place, headers),

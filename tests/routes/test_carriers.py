@@ -12,7 +12,7 @@ import pytest
 from flowcat_server import carriers
 from flowcat_server.core import ended
 from tests.fakes.doors import ECHO, PUBLIC, Doors, doors
-from tests.fakes.peers import PEERS, SWITCHES, Peer, Place, media, ring, send
+from tests.fakes.peers import PEERS, SWITCHES, Peer, Place, media, path_of, ring, send
 
 POLICY_VIOLATION = 1008
 
@@ -115,7 +115,7 @@ async def test_a_socket_without_a_token_needs_a_handshake_that_proves_it(
             return
         for headers in ({}, {"Authorization": "Basic Zm9vOmJhcg=="}):
             with pytest.raises(aiohttp.WSServerHandshakeError) as error:
-                await house.client.ws_connect(house.url + place.path, headers=headers)
+                await house.client.ws_connect(house.url + path_of(place), headers=headers)
             assert error.value.status == 401
         async with media(house, peer, peer.new_call(), place) as leg:
             await leg.say(peer.frame)
@@ -148,7 +148,7 @@ async def test_a_switch_that_asks_nothing_proves_itself_in_the_handshake(
         place = Place(f"/telephony/ws/{peer.name}")
         for headers in ({}, {"Authorization": "Basic Zm9vOmJhcg=="}):
             with pytest.raises(aiohttp.WSServerHandshakeError) as error:
-                await house.client.ws_connect(house.url + place.path, headers=headers)
+                await house.client.ws_connect(house.url + path_of(place), headers=headers)
             assert error.value.status == 401
         call = peer.new_call()
         async with media(house, peer, call, place) as leg:
@@ -165,7 +165,7 @@ async def test_a_switch_that_asks_nothing_proves_itself_in_the_handshake(
     async with doors(tmp_path / "open", ECHO) as house:
         with pytest.raises(aiohttp.WSServerHandshakeError) as error:
             await house.client.ws_connect(
-                house.url + place.path, headers={"Host": "voice.example", **peer.socket_headers}
+                house.url + path_of(place), headers={"Host": "voice.example", **peer.socket_headers}
             )
         assert error.value.status == 403
 

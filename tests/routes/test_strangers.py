@@ -149,6 +149,40 @@ async def is_closed(reader: asyncio.StreamReader, within_s: float) -> bool:
         return False
 
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def silent(address: tuple[str, int], count: int) -> AsyncIterator[list[Streams]]:
+    """Connections that say nothing."""
+    opened: list[Streams] = []
+    try:
+        for _ in range(count):
+            opened.append(await asyncio.open_connection(*address))  # noqa: PERF401 - kept if one fails
+        yield opened
+    finally:
+        for _, writer in opened:
+            writer.close()
+        for _, writer in opened:
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+async def closed(opened: list[Streams], expected: int) -> list[bool]:
+    """Which of them the server has closed, once it has closed so many."""
+    reading = [asyncio.create_task(reader.read()) for reader, _ in opened]
+    try:
+        async with asyncio.timeout(30):
+            while sum(task.done() for task in reading) < expected:  # noqa: ASYNC110 - a test looks from outside
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)  # and no more
+        return [task.done() for task in reading]
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
+
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX-A: b\r\n"])
 async def test_half_a_request_is_waited_for_a_limited_time(
     tmp_path: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch
@@ -180,17 +214,15 @@ async def test_thousands_of_silent_connections_leave_room_for_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(connections, "MAX_SILENT", 100)
+    monkeypatch.setattr(connections, "FIRST_REQUEST_S", 60.0)
     monkeypatch.setattr(connections, "LOOK_S", 0.05)
-    async with doors(tmp_path) as house:
-        silent = [await asyncio.open_connection(*server_of(house)) for _ in range(2000)]
+    async with doors(tmp_path) as house, silent(server_of(house), 2000) as opened:
         async with house.call() as leg:
             await leg.say(b"\x01" * 160)
             assert await leg.hears(160) == b"\x01" * 160
-        closed = await asyncio.gather(*(is_closed(reader, 2) for reader, _ in silent))
-        assert sum(closed) == 1900
-        assert closed == sorted(closed, reverse=True), "the newest stay"
-        for _, writer in silent:
-            writer.close()
+        gone = await closed(opened, 1900)
+        assert sum(gone) == 1900
+        assert gone == sorted(gone, reverse=True), "the newest stay"
 
 
 # --- webhooks that are packed ---------------------------------------------------------------------
@@ -221,14 +253,15 @@ async def test_a_packed_webhook_is_not_unpacked(tmp_path: Path, peer: Peer):
 # --- AudioSocket ----------------------------------------------------------------------------------
 
 
-async def test_a_thousand_silent_tcp_connections_are_few(tmp_path: Path):
+async def test_a_thousand_silent_tcp_connections_are_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(audiosocket, "START_TIMEOUT_MS", 60_000)
     async with doors(tmp_path, ECHO) as house, listening(house) as address:
-        silent = [await asyncio.open_connection(*address) for _ in range(1000)]
-        closed = await asyncio.gather(*(is_closed(reader, 2) for reader, _ in silent))
-        assert sum(closed) == 1000 - audiosocket.MAX_WAITING
-        assert closed == sorted(closed), "those that came first may wait"
-        for _, writer in silent:
-            writer.close()
+        async with silent(address, 1000) as opened:
+            gone = await closed(opened, 1000 - audiosocket.MAX_WAITING)
+            assert sum(gone) == 1000 - audiosocket.MAX_WAITING
+            assert gone == sorted(gone), "those that came first may wait"
         await asyncio.sleep(0.1)
         async with connected(address) as switch:
             await switch.start()

@@ -56,7 +56,7 @@ class FakeSocket:
         self.take = take
         return self.diverts
 
-    def post(self, message: str | bytes) -> None:
+    def post(self, message: str | bytes) -> int:
         if self.broken is not None:
             raise self.broken
         self._taken += self.blocked
@@ -64,6 +64,7 @@ class FakeSocket:
             self.sent.append((now_ms(), json.loads(message)))
         else:
             self.binary.append((now_ms(), message))
+        return self.unsent()
 
     def unsent(self) -> int:
         return MAX_UNSENT_BYTES + 1 if self.blocked and self._taken else 0

@@ -117,6 +117,19 @@ async def test_what_waits_already_is_had_from_receive_first():
     assert (taken, ways) == ([b"first", b"second"], ["received"])
 
 
+async def test_what_the_handshake_said_is_not_kept():
+    kept: list[dict[str, str]] = []
+
+    async def serve(socket: MediaSocket) -> None:
+        assert socket._req is not None
+        kept.append(dict(socket._req.headers))
+        await socket.receive()
+
+    async with connected(serve) as client:
+        await client.close()
+    assert kept == [{}]
+
+
 async def test_a_long_message_is_an_error_either_way():
     reader = Reader()
     async with connected(reader) as client:

@@ -18,7 +18,7 @@ from flowcat_server.core.audio import MULAW_8K
 from flowcat_server.core.carrier import Account, CarrierStream, Request, Sending, Started
 from flowcat_server.core.playout import Playout
 from flowcat_server.transports import carrier, websocket
-from flowcat_server.transports.pacer import TICK_MS, Pacer
+from flowcat_server.transports.pacer import STOP, TICK_MS, Pacer
 from flowcat_server.transports.websocket import read_start
 from tests.transports.far_end import FakeSocket, FarLine, now_ms
 from tests.virtual import on_virtual_time
@@ -477,11 +477,11 @@ class Member:
         self.told = False
         pacer.add(self)
 
-    def pump(self) -> bool:
+    def pump(self) -> int:
         self.at.append(now_ms())
         if self.fails:
             raise ZeroDivisionError
-        return len(self.at) < self.ticks
+        return 0 if len(self.at) < self.ticks else STOP
 
     def failed(self) -> None:
         self.told = True
@@ -494,6 +494,47 @@ async def test_the_beat_is_absolute_and_stops_with_its_last_member():
     member = Member(pacer, 50)
     await asyncio.sleep(2)
     assert [at - begun for at in member.at] == list(range(20, 1020, 20))
+    assert pacer._timer is None
+
+
+class Patient:
+    """Wants to be called after so many milliseconds, again and again."""
+
+    def __init__(self, *after_ms: int) -> None:
+        self.at: list[int] = []
+        self.after_ms = list(after_ms)
+
+    def pump(self) -> int:
+        self.at.append(now_ms())
+        return self.after_ms.pop(0) if self.after_ms else STOP
+
+    def failed(self) -> None:
+        raise AssertionError
+
+
+@on_virtual_time
+async def test_members_are_called_on_the_first_tick_after_the_time_they_asked_for():
+    pacer, begun = Pacer(), now_ms()
+    member = Patient(41, 0, 20)
+    pacer.add(member, 60)
+    await asyncio.sleep(0.5)
+    assert [at - begun for at in member.at] == [60, 120, 140, 160]
+    assert pacer._timer is None
+
+
+@on_virtual_time
+async def test_of_two_times_the_earlier_counts_and_who_is_removed_is_not_called():
+    pacer, begun = Pacer(), now_ms()
+    sooner, later, gone = Patient(), Patient(), Patient()
+    for member in (sooner, later, gone):
+        pacer.add(member, 100)
+    pacer.add(sooner)
+    pacer.add(later, 200)
+    pacer.remove(gone)
+    await asyncio.sleep(0.5)
+    assert [at - begun for at in sooner.at] == [20]
+    assert [at - begun for at in later.at] == [100]
+    assert gone.at == []
     assert pacer._timer is None
 
 

@@ -14,6 +14,8 @@ from binascii import a2b_base64, b2a_base64
 from collections import deque
 from dataclasses import dataclass, field
 
+from flowcat_server.cli.far_side.twilio import TwilioStream
+
 FRAME_BYTES = 160
 FRAME_S = 0.02
 BYTES_PER_S = 8000
@@ -81,7 +83,9 @@ class Caller:
 
     def __init__(self, number: int, sid: str, measures: Measures, speech: bytes) -> None:
         """Create it; `speech` is mu-law, empty for a caller who keeps quiet."""
-        self.call_sid, self.stream_sid = f"CA{sid}", f"MZ{sid}"
+        self.call_sid = f"CA{sid}"
+        self._far = TwilioStream(self.call_sid, {})
+        self.stream_sid = self._far.stream_id
         self.echoes = False
         """The server says back what it hears."""
         self._measures = measures
@@ -102,19 +106,8 @@ class Caller:
 
     def start(self, token: str) -> list[str]:
         """The first messages of the stream."""
-        start = {
-            "accountSid": "AC" + "0" * 32,
-            "streamSid": self.stream_sid,
-            "callSid": self.call_sid,
-            "tracks": ["inbound"],
-            "customParameters": {"token": token} if token else {},
-            "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        }
-        fields = {"event": "start", "sequenceNumber": "1", "start": start}
-        return [
-            '{"event":"connected","protocol":"Call","version":"1.0.0"}',
-            json.dumps({**fields, "streamSid": self.stream_sid}),
-        ]
+        self._far.parameters = {"token": token} if token else {}
+        return [str(message) for message in self._far.start()]
 
     def dialled(self, now: float) -> None:
         """The call is being set up."""
@@ -140,8 +133,7 @@ class Caller:
 
     def stop(self) -> str:
         """The last message."""
-        stop = {"callSid": self.call_sid}
-        return json.dumps({"event": "stop", "streamSid": self.stream_sid, "stop": stop})
+        return str(self._far.stop()[0])
 
     def hear(self, message: bytes, now: float) -> list[str]:
         """A message of the server's; returns what is to be sent at once."""
@@ -165,7 +157,7 @@ class Caller:
     # --- inside -------------------------------------------------------------------------------
 
     def _mark(self, name: str) -> str:
-        return json.dumps({"event": "mark", "streamSid": self.stream_sid, "mark": {"name": name}})
+        return str(self._far.played(name))
 
     def _frame(self, now: float) -> bytes:
         if self._to_say:

@@ -6,17 +6,18 @@ import asyncio
 import secrets
 import ssl
 import time
-import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from flowcat_server.carriers._twilio import signature
+from flowcat_server.cli.far_side.model import Unexpected
+from flowcat_server.cli.far_side.twilio import TWILIO
 from flowcat_server.cli.load.caller import FRAME_S, Caller, Measures
 from flowcat_server.cli.load.process import Usage, listeners, usage
 from flowcat_server.cli.load.socket import MediaSocket
+from flowcat_server.core.carrier import Account
 
 SLOTS = 20
 """Parts of the 20 ms; each call has its place in one."""
@@ -24,7 +25,6 @@ SETTLE_S = 2.0
 """After the last call has begun."""
 DRAIN_S = 1.5
 DIAL_S = 10.0
-_ANSWER = "/telephony/answer/twilio"
 _MEDIA = "/telephony/ws/twilio"
 
 
@@ -129,21 +129,18 @@ class _Run:
 
     async def _ring(self, caller: Caller, web: aiohttp.ClientSession) -> str:
         """The carrier's webhook; returns the token for the media socket."""
-        form = {"CallSid": caller.call_sid, "From": "+15550100", "To": "+15550199"}
-        url = self._plan.url + _ANSWER
-        headers = {}
-        if self._plan.auth_token:
-            headers["X-Twilio-Signature"] = signature(self._plan.auth_token, url, form.items())
-        async with web.post(url, data=form, headers=headers) as response:
+        asked = TWILIO.webhook(caller.call_sid)
+        url = self._plan.url + asked.path
+        account = Account(webhook_key=self._plan.auth_token)
+        headers = {"Content-Type": asked.content_type, **TWILIO.sign(asked, url, account, 0)}
+        async with web.post(url, data=asked.body, headers=headers) as response:
             text = await response.text()
             if response.status != 200:
                 raise _Refused(f"refused: HTTP {response.status} {text[:80]}")
-        document = ET.fromstring(text)  # noqa: S314
-        parameters = document.iterfind("./Connect/Stream/Parameter")
-        token = next((p.get("value", "") for p in parameters if p.get("name") == "token"), None)
-        if token is None:
-            raise _Refused("busy")
-        return token
+        try:
+            return TWILIO.place(text).parameters["token"]
+        except (Unexpected, KeyError) as error:
+            raise _Refused("busy") from error
 
     async def _open(self, number: int, caller: Caller, token: str) -> None:
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import log10
 
-from flowcat_server.core.audio import rms
+from flowcat_server.core.audio import PCM_BYTES, level
 
 SILENCE_DB = -96.0
 _FLOOR_LOW, _FLOOR_START = -75.0, -60.0
@@ -16,7 +16,7 @@ _FALL = 0.3
 
 def level_db(pcm: bytes) -> float:
     """Level of PCM16 in dBFS."""
-    power = rms(pcm)
+    power = level(pcm, PCM_BYTES)
     return 20 * log10(power / 32768) if power else SILENCE_DB
 
 
@@ -38,13 +38,13 @@ class Gate:
 
     def feed(self, pcm: bytes) -> bool:
         """Whether this chunk is worth a look."""
-        level = level_db(pcm)
-        if level > self._minimum and level > self._floor + self._above:
+        loudness = level_db(pcm)
+        if loudness > self._minimum and loudness > self._floor + self._above:
             self._left = self._hangover + 1
         elif self._left:
             self._left -= 1
-        if level < self._floor:
-            self._floor = max(_FLOOR_LOW, self._floor + _FALL * (level - self._floor))
+        if loudness < self._floor:
+            self._floor = max(_FLOOR_LOW, self._floor + _FALL * (loudness - self._floor))
         else:
             self._floor += _RISE_DB
         return self._left > 0

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from flowcat_server.core.audio import PCM_8K, rms
+from flowcat_server.core.audio import PCM_8K, PCM_BYTES, level
 from flowcat_server.providers.registry import Options, Provider, Settings
 
 CHUNK_MS = 32
 _CHUNK_BYTES = PCM_8K.bytes_for(CHUNK_MS)
+_BYTES_PER_MS = PCM_8K.bytes_for(1)
 
 
 class ScriptedVadOptions(Options):
@@ -46,6 +47,8 @@ class ScriptedVad:
 class ScriptedVadStream:
     """The voice activity of one call."""
 
+    __slots__ = ("_on_chunk", "_rest", "_threshold")
+
     chunk_ms = CHUNK_MS
 
     def __init__(self, threshold: int, on_chunk: Callable[[int, float], None]) -> None:
@@ -56,14 +59,16 @@ class ScriptedVadStream:
     def feed(self, pcm: bytes, at_ms: int) -> None:
         """Judge every chunk that this audio completes."""
         data = self._rest + pcm
-        end = len(data) - len(data) % _CHUNK_BYTES
-        self._rest = data[end:]
-        for start in range(0, end, _CHUNK_BYTES):
-            if self._on_chunk is None:
+        size = len(data)
+        start = 0
+        while size - start >= _CHUNK_BYTES:
+            on_chunk, chunk = self._on_chunk, data[start : start + _CHUNK_BYTES]
+            if on_chunk is None:
                 return
-            behind = len(data) - start - _CHUNK_BYTES
-            voiced = rms(data[start : start + _CHUNK_BYTES]) > self._threshold
-            self._on_chunk(at_ms - PCM_8K.duration_ms(behind), 1.0 if voiced else 0.0)
+            start += _CHUNK_BYTES
+            voiced = level(chunk, PCM_BYTES) > self._threshold
+            on_chunk(at_ms - (size - start) // _BYTES_PER_MS, 1.0 if voiced else 0.0)
+        self._rest = data[start:]
 
     def close(self) -> None:
         """No more calls back."""

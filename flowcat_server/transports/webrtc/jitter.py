@@ -54,7 +54,7 @@ WINDOW_MS = 5_000
 """The fastest way through the network is remembered for one to two of these."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen, as `Packet`: there are fifty a second of each
 class Play:
     """Decode this packet."""
 
@@ -88,7 +88,7 @@ class Silence:
 Action = Play | Recover | Conceal | Silence
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Packet:
     """One received packet. `ticks` is 0 for what carries no audio (DTMF, comfort noise)."""
 

@@ -23,8 +23,8 @@ TAIL = 5
 class OpusVoice:
     """Encodes speech; settled silence costs nothing."""
 
-    def __init__(self) -> None:
-        self._encoder = opus.Encoder(FORMAT.sample_rate)
+    def __init__(self, max_bitrate: int | None) -> None:
+        self._encoder = opus.Encoder(FORMAT.sample_rate, max_bitrate=max_bitrate)
         self._silence = opus.silence_packet(FORMAT.sample_rate)
         self._tail = 0
         self.expect_loss = self._encoder.expect_loss
@@ -68,9 +68,13 @@ class G711Voice:
 class Outbound:
     """The speaking side of one peer connection."""
 
-    def __init__(self, pull: Callable[[int], bytes]) -> None:
-        """`pull(size)` returns up to `size` bytes of `FORMAT` that are to be sent now."""
+    def __init__(self, pull: Callable[[int], bytes], max_bitrate: int | None = None) -> None:
+        """`pull(size)` returns up to `size` bytes of `FORMAT` that are to be sent now.
+
+        `max_bitrate`: of Opus, bits a second; the peer wants no more.
+        """
         self._pull = pull
+        self._max_bitrate = max_bitrate
         self._voice: OpusVoice | G711Voice | None = None
         self._lead_in = LEAD_IN
         self.ticks = opus.CLOCK_RATE * opus.FRAME_MS // 1000
@@ -79,7 +83,7 @@ class Outbound:
     def configure(self, codec: Codec) -> None:
         """Choose the codec; before the first packet."""
         if codec == "opus":
-            self._voice = OpusVoice()
+            self._voice = OpusVoice(self._max_bitrate)
         elif codec != "telephone-event":
             self._voice = G711Voice(codec)
             self.ticks = MULAW_8K.sample_rate * 20 // 1000

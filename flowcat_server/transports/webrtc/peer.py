@@ -67,6 +67,7 @@ class SharedCertificate(RTCCertificate):
     def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
         if self._context is None:
             self._context = super()._create_ssl_context(srtp_profiles)
+            self._context.set_mode(SSL.MODE_RELEASE_BUFFERS)
             # Sessions of different peers must not meet in a cache.
             self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         return self._context
@@ -192,7 +193,7 @@ class Peer:
         self._channels = 0
         self._only_listens = False
         self.inbound = Inbound(owner.heard, owner.pressed)
-        self.outbound = Outbound(owner.say)
+        self.outbound = Outbound(owner.say, offer.max_bitrate)
         self.pc = ServerConnection(
             certificate, policy, list(servers), (self.inbound, self.outbound) if lean else None
         )

@@ -46,6 +46,8 @@ class Offer:
     """Changes exactly when the client restarts ICE (RFC 8839 section 5.4)."""
     events: tuple[RTCRtpCodecParameters, ...]
     """The telephone-event formats of the first audio section (RFC 4733)."""
+    max_bitrate: int | None = None
+    """Bits a second of Opus that the peer wants to get at most (RFC 7587 section 6.1)."""
 
 
 def parse_offer(text: str) -> Offer:
@@ -73,7 +75,18 @@ def parse_offer(text: str) -> Offer:
     if len(set(mids)) != len(mids):
         raise BadOffer("two media sections have the same mid")
     events = tuple(codec for codec in audio.rtp.codecs if codec.name.lower() == "telephone-event")
-    return Offer(text, (audio.ice and audio.ice.usernameFragment) or "", events[:4])
+    ufrag = (audio.ice and audio.ice.usernameFragment) or ""
+    return Offer(text, ufrag, events[:4], _max_bitrate(audio.rtp.codecs))
+
+
+def _max_bitrate(codecs: list[RTCRtpCodecParameters]) -> int | None:
+    for codec in codecs:
+        if codec.name.lower() == "opus":
+            text = str(codec.parameters.get("maxaveragebitrate"))
+            wanted = int(text) if text.isdecimal() and len(text) <= 6 else 0
+            # What the RFC does not allow says nothing.
+            return wanted if 6_000 <= wanted <= 510_000 else None
+    return None
 
 
 def _check_section(media: MediaDescription) -> None:

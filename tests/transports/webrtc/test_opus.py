@@ -42,6 +42,57 @@ def test_a_lost_packet_is_concealed_not_silent() -> None:
     assert level(made_up) > 2_000
 
 
+def mode(packet: bytes) -> str:
+    """RFC 6716 section 3.1, table 2."""
+    configuration = packet[0] >> 3
+    return "SILK" if configuration < 12 else "hybrid" if configuration < 16 else "CELT"
+
+
+def test_a_clean_line_gets_the_cheap_codec_and_a_lossy_one_error_correction() -> None:
+    encoder = opus.Encoder(24_000)
+    frames = list(windows(tone(700, 24_000, 3_000), 960))
+    assert {mode(encoder.encode(frame)) for frame in frames[:20]} == {"CELT"}
+    encoder.expect_loss(5)
+    lossy = [encoder.encode(frame) for frame in frames[20:60]]
+    assert {mode(packet) for packet in lossy[5:]} <= {"SILK", "hybrid"}
+    assert sum(map(len, lossy[5:])) / 35 * 400 < 45_000, "bits a second"
+
+
+def test_error_correction_ends_when_no_loss_was_reported_for_a_while() -> None:
+    encoder = opus.Encoder(24_000)
+    frames = list(windows(tone(700, 24_000, 3_000), 960))
+    encoder.expect_loss(5)
+    encoder.expect_loss(0)
+    encoder.expect_loss(1)
+    encoder.expect_loss(5)
+    for _ in range(opus.CLEAN_REPORTS - 1):
+        encoder.expect_loss(0)
+    assert mode([encoder.encode(frame) for frame in frames[:20]][-1]) != "CELT"
+    encoder.expect_loss(0)
+    assert mode([encoder.encode(frame) for frame in frames[20:40]][-1]) == "CELT"
+
+
+def test_the_change_of_codec_is_not_heard() -> None:
+    """A tone goes on through it: no gap, no click, the level stays."""
+    encoder, decoder = opus.Encoder(24_000), opus.Decoder(16_000)
+    pcm = bytearray()
+    for number, frame in enumerate(windows(tone(700, 24_000, 1_200), 960)):
+        if number == 30:
+            encoder.expect_loss(5)
+        pcm += decoder.decode(encoder.encode(frame))
+    levels = [level(part) for part in windows(bytes(pcm[6_400:]), 640)]
+    assert min(levels) > 0.8 * max(levels)
+    steps = np.abs(np.diff(np.frombuffer(pcm[6_400:], "<i2").astype(int)))
+    assert steps.max() < 1.3 * 8_000 * 2 * np.pi * 700 / 16_000
+
+
+@pytest.mark.parametrize("limit", [12_000, 24_000, 32_000])
+def test_no_more_bits_are_sent_than_the_peer_wants(limit: int) -> None:
+    noise = np.random.default_rng(1).normal(0, 4_000, 24_000 * 3).astype("<i2").tobytes()
+    encoded = packets(noise, opus.Encoder(24_000, max_bitrate=limit))
+    assert sum(map(len, encoded)) * 8 / 3 < limit * 1.15
+
+
 def test_forward_error_correction_gives_back_the_lost_packet() -> None:
     """A note that changes pitch in the lost packet: concealment cannot know it, FEC does."""
     speech = tone(300, 24_000, 300) + tone(900, 24_000, 300)

@@ -195,3 +195,19 @@ def test_no_offer_breaks_the_door(data: st.DataObject) -> None:
 def test_no_candidate_breaks_it(text: str, index: int) -> None:
     with contextlib.suppress(BadOffer):
         parse_candidate(text, None, index)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "wanted"),
+    [
+        ("", None),
+        (";maxaveragebitrate=24000", 24_000),
+        (";maxaveragebitrate=5999", None),
+        (";maxaveragebitrate=9999999", None),
+        (";maxaveragebitrate=", None),
+        (";maxaveragebitrate=many", None),
+    ],
+)
+def test_a_peers_limit_on_the_bitrate_is_read(parameter: str, wanted: int | None) -> None:
+    line = "a=fmtp:111 minptime=10;useinbandfec=1"
+    assert parse_offer(CHROME.replace(line, line + parameter)).max_bitrate == wanted

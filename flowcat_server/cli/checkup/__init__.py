@@ -1,0 +1,1 @@
+"""Calls a running server as a carrier would, and says in a sentence what is wrong."""

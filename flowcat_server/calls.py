@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -21,114 +22,33 @@ from flowcat_server.agents import Agents
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.budget import LatencyBudget
-from flowcat_server.core.events import CallEvent, Latency, TurnCompleted
+from flowcat_server.core.carrier import Detected
+from flowcat_server.core.control import Comeback, Consultation, LineControl
+from flowcat_server.core.events import CallEnded, CallEvent, Latency, TurnCompleted
 from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.overload import Overload
 from flowcat_server.errors import CallRefused, ConfigError, TransportError
+from flowcat_server.introduction import IntroductionLine
 from flowcat_server.metrics import Metrics
-from flowcat_server.pipeline import CallLine
+from flowcat_server.pipeline import CallLine, Parts
+from flowcat_server.places import RESERVATION_S, OwnPlaces, Places, Reservation
+from flowcat_server.processors.machine import MachineRules
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.recording import Recording
 from flowcat_server.records.store import Store
-from flowcat_server.session import BeforeHangUp, Session, Subscriber
+from flowcat_server.records.writer import CallWriter
+from flowcat_server.session import BeforeHangUp, Line, Session, Subscriber
 
 log = structlog.get_logger()
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 
-RESERVATION_S = 60.0
-"""A reservation that no call has taken up by then is given back."""
 END_ALL_S = 15.0
 BUDGET_LOG_S = 60.0
 """At most one line a minute about a budget that is exceeded."""
 RECORDING_RATE = 16_000
 """Hertz, at most; phone calls are recorded at their own rate."""
-
-
-class Places(Protocol):
-    """Counts places. One that is taken has a number, which never means another one."""
-
-    @property
-    def used(self) -> int:
-        """Places in use."""
-
-    @property
-    def live(self) -> Collection[str]:
-        """Ids of the calls that other processes run on these places."""
-
-    def take(self) -> int | None:
-        """Take a place; None where all are in use."""
-
-    def begun(self, place: int, call_id: str) -> None:
-        """The place is that of this call, and this process has it."""
-
-    def give_back(self, place: int) -> None:
-        """Free a place, unless it has become another process's."""
-
-
-class OwnPlaces:
-    """The places of a process that shares them with no other."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._last = 0
-        self._used: set[int] = set()
-        self.live: Collection[str] = ()
-
-    @property
-    def used(self) -> int:
-        """Places in use."""
-        return len(self._used)
-
-    def take(self) -> int | None:
-        """Take a place; None where all are in use."""
-        if len(self._used) >= self._limit:
-            return None
-        self._last += 1
-        self._used.add(self._last)
-        return self._last
-
-    def begun(self, place: int, call_id: str) -> None:
-        """Nobody else asks."""
-
-    def give_back(self, place: int) -> None:
-        """Free a place."""
-        self._used.discard(place)
-
-
-class Reservation:
-    """A place for one call."""
-
-    def __init__(self, place: int, give_back: Callable[[Reservation], None]) -> None:
-        self.place = place
-        self._give_back = give_back
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
-            RESERVATION_S, self.release
-        )
-        self.held = True
-        self.taken = False
-
-    def take(self) -> None:
-        """Use the place for a call, if it has not been given back meanwhile."""
-        self.taken = self.held
-        self._cancel_timer()
-
-    def part(self) -> None:
-        """The place is somebody else's from now on."""
-        self.held = False
-        self._cancel_timer()
-
-    def release(self) -> None:
-        """Give the place back. Idempotent."""
-        if self.held:
-            self.part()
-            self._give_back(self)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +63,36 @@ class Incoming:
     variables: Mapping[str, Any] = field(default_factory=dict)
     agent: str = ""
     """Name of the agent that answers; empty: the default one."""
+    dialled: Dialled | None = None
+    """We made the call; None: it came to us."""
+    comeback: Comeback | None = None
+    """It was passed on before, and nobody was reached."""
+    consultation: Consultation | None = None
+    """It is no caller's: a colleague is asked whether they take one."""
+    hears_keys: bool = False
+    """Keys are heard in its audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A call that we made, when it is answered."""
+
+    call_id: str
+    """Our own id, which it has had from the beginning."""
+    at: int
+    """When it was dialled, milliseconds since 1970."""
+    writer: CallWriter
+    """Has recorded it so far."""
+    machine: MachineRules
+    detected: Detected | None = None
+    """What the carrier has said already of who answered."""
+
+
+class Ringing(Protocol):
+    """A call that we make and nobody has answered yet; `Calls.ringing` has them all."""
+
+    async def cancel(self, reason: str) -> None:
+        """Give it up, and tell the carrier. Idempotent."""
 
 
 class Calls:
@@ -162,6 +112,8 @@ class Calls:
         self.agents = agents
         self.draining = False
         self.live: dict[str, Session] = {}
+        self.ringing: dict[str, Ringing] = {}
+        """Calls on their way out, by our ids; kept by `routes.outbound`."""
         self._store = store
         self._recorder = recorder
         self._metrics = metrics
@@ -176,6 +128,7 @@ class Calls:
         limit_ms = self.config.observability.budget.first_audio_p95
         self._budget = LatencyBudget(limit_ms) if limit_ms else None
         self._budget_log_at = 0.0
+        self._errands: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -199,7 +152,7 @@ class Calls:
     @property
     def live_ids(self) -> Set[str]:
         """Ids of the calls that are live, whichever process runs them."""
-        return {*self.live, *self._places.live}
+        return {*self.live, *self.ringing, *self._places.live}
 
     @property
     def closed_for(self) -> str:
@@ -211,8 +164,12 @@ class Calls:
         # Without a call there is none to protect, and nothing to gain by waiting for one to end.
         return "overloaded" if self._overload.overloaded and self._reserved else ""
 
-    def reserve(self) -> Reservation:
-        """Take a place. Raises `CallRefused` when none is given away, see `closed_for`."""
+    def reserve(self, hold_s: float = 0) -> Reservation:
+        """Take a place, for a call that comes within `hold_s` (0: within a minute).
+
+        Raises:
+            CallRefused: None is given away, see `closed_for`.
+        """
         reason = self.closed_for
         place = None if reason else self._places.take()
         if place is None:
@@ -220,11 +177,11 @@ class Calls:
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
-        return self.adopt(place)
+        return self.adopt(place, hold_s)
 
-    def adopt(self, place: int) -> Reservation:
+    def adopt(self, place: int, hold_s: float = 0) -> Reservation:
         """Look after a place that was taken elsewhere."""
-        reservation = Reservation(place, self._give_back)
+        reservation = Reservation(place, self._give_back, hold_s or RESERVATION_S)
         self._reserved.add(reservation)
         self._quiet.clear()
         return reservation
@@ -258,6 +215,7 @@ class Calls:
         subscribers: Sequence[Subscriber] = (),
         work: Sequence[Work] = (),
         before_hang_up: BeforeHangUp | None = None,
+        control: Callable[[Session], LineControl] | None = None,
     ) -> tuple[str, asyncio.Task[None]]:
         """Run a call as a task of its own; returns its id and the task.
 
@@ -269,12 +227,22 @@ class Calls:
             work: The transport's own loops, by name, run as tasks of the call; the call ends
                 when one of them does.
             before_hang_up: Run when the call has ended and the transport is still open.
+            control: Makes what the far end can be asked for; None: it only carries audio.
         """
-        call_id = new_id()
+        call_id = incoming.dialled.call_id if incoming.dialled else new_id()
         reservation.take()
         self._places.begun(reservation.place, call_id)
         task = self._tasks.create_task(
-            self._run(call_id, reservation, transport, incoming, subscribers, work, before_hang_up),
+            self._run(
+                call_id,
+                reservation,
+                transport,
+                incoming,
+                subscribers,
+                work,
+                before_hang_up,
+                control,
+            ),
             name=f"call-{call_id}",
         )
         return call_id, task
@@ -288,6 +256,7 @@ class Calls:
         subscribers: Sequence[Subscriber],
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
+        control: Callable[[Session], LineControl] | None,
     ) -> None:
         try:
             if not reservation.taken:
@@ -295,7 +264,7 @@ class Calls:
                 return
             await self._connected(call_id, transport)
             await self._run_reserved(
-                call_id, transport, incoming, subscribers, work, before_hang_up
+                call_id, transport, incoming, subscribers, work, before_hang_up, control
             )
         except TransportError as error:
             log.info("call_never_connected", channel=incoming.channel, error=str(error))
@@ -304,6 +273,9 @@ class Calls:
             await transport.hang_up(ended.SERVER_ERROR)
         finally:
             reservation.release()
+            if incoming.dialled is not None:  # it has a record; if it has no end, this is it
+                incoming.dialled.writer.on_event(CallEnded(0, ended.SERVER_ERROR))
+                await self._store.call_ended(call_id)
 
     async def _connected(self, call_id: str, transport: Transport) -> None:
         self._connecting[call_id] = transport
@@ -320,16 +292,18 @@ class Calls:
         subscribers: Sequence[Subscriber],
         work: Sequence[Work],
         before_hang_up: BeforeHangUp | None,
+        control: Callable[[Session], LineControl] | None,
     ) -> None:
         config = self.config
         parts = self.agents.get(incoming.agent)
         if parts is None:
             raise ConfigError(f"there is no agent {incoming.agent!r}")
+        dialled = incoming.dialled
         accepted_at = time.time_ns() // 1_000_000
         name = self._store.new_recording(call_id, accepted_at) if self._recorder else ""
         recording: Recording | None = None
 
-        def build(session: Session) -> CallLine:
+        def build(session: Session) -> Line:
             nonlocal recording
             if self._recorder is not None:
                 recording = self._recorder.open(
@@ -340,7 +314,7 @@ class Calls:
                     mono=config.records.audio == "mono",
                     now_ms=session.now_ms,
                 )
-            line = CallLine(session, parts, transport, recording, incoming.variables)
+            line = self._line(session, parts, transport, recording, incoming)
             for task_name, coroutine in work:
                 session.own(session.spawn(task_name, coroutine()))
             return line
@@ -362,6 +336,10 @@ class Calls:
             before_hang_up=before_hang_up,
             on_provider_error=self._metrics.provider_error,
         )
+        if control is not None:
+            session.control = control(session)
+        if incoming.consultation is not None:
+            incoming.consultation.session = session
         row = CallRow(
             call_id,
             parts.profile.name,
@@ -372,12 +350,18 @@ class Calls:
             incoming.external_id,
             name,
             dict(incoming.variables),
+            dialled.at if dialled is not None else None,
         )
         self.live[call_id] = session
         try:
             if self._ending:
                 session.end(self._ending)
-            writer = await self._store.call_accepted(row)
+            if dialled is None:
+                writer = await self._store.call_accepted(row)
+            else:
+                self._metrics.dialled(incoming.channel, "answered")
+                writer = dialled.writer
+                writer.answered(accepted_at, name, incoming.external_id)
             del row
             try:
                 meter = self._metrics.call(incoming.channel, session, parts.profile.name)
@@ -404,6 +388,40 @@ class Calls:
                 await self._store.call_ended(call_id)
             finally:
                 self._on_ended()
+
+    def _line(
+        self,
+        session: Session,
+        parts: Parts,
+        transport: Transport,
+        recording: Recording | None,
+        incoming: Incoming,
+    ) -> Line:
+        if incoming.consultation is not None:
+            return IntroductionLine(session, parts, transport, incoming.consultation, recording)
+        dialled = incoming.dialled
+        line = CallLine(
+            session,
+            parts,
+            transport,
+            recording,
+            incoming.variables,
+            dialled.machine if dialled is not None else None,
+            comeback=incoming.comeback,
+            hears_keys=incoming.hears_keys,
+        )
+        session.subscribe(line.on_event)
+        if dialled is not None and (told := dialled.detected) is not None:
+            session.call_at(
+                0, partial(line.detected, told.answerer, greeting_over=told.greeting_over)
+            )
+        return line
+
+    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run something bounded that outlives the call it is for."""
+        task = self._tasks.create_task(work, name=name)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     def _on_event(self, event: CallEvent) -> None:
         if not isinstance(event, TurnCompleted):
@@ -438,13 +456,29 @@ class Calls:
                 stage_ms=verdict.stage_ms,
             )
 
+    # --- the record of a call that nobody has answered ---------------------------------------
+
+    async def dialling(self, row: CallRow) -> CallWriter:
+        """A call is about to be made: record it."""
+        return await self._store.call_accepted(row)
+
+    async def unanswered(self, call_id: str, carrier: str, status: str) -> None:
+        """It is over; its writer was told so."""
+        self._metrics.dialled(carrier, status)
+        await self._store.call_ended(call_id)
+        self._on_ended()
+
     # --- the end ---------------------------------------------------------------------------
 
     async def hang_up(self, call_id: str, reason: str) -> bool:
-        """End a call, also one that is still connecting; False if there is none."""
+        """End a call, also one that still rings or connects; False if there is none."""
         session = self.live.get(call_id)
         if session is not None:
             session.end(reason)
+            return True
+        ringing = self.ringing.get(call_id)
+        if ringing is not None:
+            await ringing.cancel(reason)
             return True
         transport = self._connecting.get(call_id)
         if transport is not None:
@@ -473,7 +507,7 @@ class Calls:
                 reservation.release()
         with suppress(TimeoutError):
             async with asyncio.timeout(END_ALL_S):
-                for call_id in [*self.live, *self._connecting]:
+                for call_id in [*self.live, *self._connecting, *self.ringing]:
                     await self.hang_up(call_id, reason)
                 await self._quiet.wait()
 

@@ -11,6 +11,7 @@ FlowcatError
 |   |-- ProviderTimeout      connected, but nothing came in time
 |   `-- ProviderProtocol     it answered with something we cannot read
 |-- CallRefused            a call is not taken (full, draining, overloaded, rejected)
+|-- CallNotMade            a call that was asked for could not be made; says why
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
 |-- SharedStateError       what several workers or machines share is out of reach
@@ -125,13 +126,34 @@ class ProviderProtocol(ProviderError):
 
 
 class CallRefused(FlowcatError):
-    """A call is not taken. `reason` is ``full``, ``draining``, ``overloaded`` or ``rejected``."""
+    """A call is not taken.
+
+    `reason` is ``full``, ``draining``, ``overloaded`` or ``rejected``; ``over`` if it has ended
+    meanwhile.
+    """
 
     def __init__(self, reason: str, *, say: str = "", detail: str = "") -> None:
         self.reason, self.detail = reason, detail
         self.say = say
         """What the caller is told; empty: what the agent file says for this."""
         super().__init__(f"call refused: {reason}")
+
+
+class CallNotMade(FlowcatError):
+    """A call that was asked for could not be made. The message is for who asked.
+
+    `code` names the reason for programs, `field` what of the request was wrong, `call_id` the
+    record that there is of the attempt.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, field: str = "", call_id: str = "", wait_s: int = 0
+    ) -> None:
+        self.code, self.message, self.field = code, message, field
+        self.call_id = call_id
+        self.wait_s = wait_s
+        """Seconds after which it may be asked for again; 0: it would fail again."""
+        super().__init__(message)
 
 
 class AuthError(FlowcatError):

@@ -27,6 +27,14 @@ METRICS: Final[dict[str, str]] = {
     "flowcat_agent_calls_total": "Calls that ended, by agent and reason.",
     "flowcat_calls_active": "Calls that are live.",
     "flowcat_calls_refused_total": "Calls that were not taken, by reason.",
+    "flowcat_outbound_calls_total": (
+        "Calls that the server made, by carrier and what became of them: answered, busy, "
+        "no-answer, failed, canceled, or completed before their sound came."
+    ),
+    "flowcat_machine_detection_total": (
+        "Who answered calls that the server made (human, machine, fax, unknown), and by whom it "
+        "was found out (own, carrier); a call counts again if it becomes known better."
+    ),
     "flowcat_route_webhook_duration_seconds": (
         "How long routes.webhook took to say who answers a call, by outcome: answered, rejected, "
         "timeout or failed."
@@ -144,6 +152,7 @@ class CallMetrics:
             "AgentHeard": metrics._heard,
             "ToolEnded": metrics._tool,
             "UsageCounted": metrics._used,
+            "AnswerDetected": metrics._detected,
             "CallEnded": self._ended,
         }
         self.frames = frames
@@ -215,6 +224,12 @@ class Metrics:
         self._refused = Counter(
             *_named("flowcat_calls_refused_total"), ["reason"], registry=registry
         )
+        self._outbound = Counter(
+            *_named("flowcat_outbound_calls_total"), ["carrier", "status"], registry=registry
+        )
+        self._detection = Counter(
+            *_named("flowcat_machine_detection_total"), ["result", "by"], registry=registry
+        )
         self._routed = Histogram(
             *_named("flowcat_route_webhook_duration_seconds"),
             ["outcome"],
@@ -283,6 +298,10 @@ class Metrics:
         """A call was not taken: ``full``, ``draining``, ``rejected``, ..."""
         self._refused.labels(reason).inc()
 
+    def dialled(self, carrier: str, status: str) -> None:
+        """A call that we made was answered, or is over without."""
+        self._outbound.labels(carrier, status).inc()
+
     def route_asked(self, outcome: str, seconds: float) -> None:
         """The inbound webhook was asked about a call; `outcome` is one of `ROUTED`."""
         self._routed.labels(outcome).observe(seconds)
@@ -347,6 +366,9 @@ class Metrics:
     def _heard(self, heard: Any) -> None:
         if heard.interrupted:
             self._interruptions.inc()
+
+    def _detected(self, found: Any) -> None:
+        self._detection.labels(found.answerer, found.by).inc()
 
     def _tool(self, tool: Any) -> None:
         name = tool.name

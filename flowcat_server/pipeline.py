@@ -11,14 +11,20 @@ from flowcat_server.config.language import spoken, turn_words
 from flowcat_server.config.models import Config
 from flowcat_server.config.turn import Deadline as DeadlineConfig
 from flowcat_server.config.turn import Endpointing as EndpointingConfig
+from flowcat_server.core import ended
 from flowcat_server.core.agent import Agent, Profile
+from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.bargein import BargeInRules
 from flowcat_server.core.breaker import Breaker
+from flowcat_server.core.carrier import Answerer
+from flowcat_server.core.control import Comeback
 from flowcat_server.core.conversation import Conversation
 from flowcat_server.core.echo import Echo
 from flowcat_server.core.endpointing import Endpointing
-from flowcat_server.core.frames import AgentText, ReplyEnded
+from flowcat_server.core.events import CallEvent
+from flowcat_server.core.frames import AgentText, Interrupted, ReplyEnded
 from flowcat_server.core.graph import TransferTarget
+from flowcat_server.core.hold import waiting_tone
 from flowcat_server.core.interfaces import (
     LanguageModel,
     SpeechToSpeech,
@@ -40,19 +46,23 @@ from flowcat_server.errors import ProviderError
 from flowcat_server.processors.actions import Actions
 from flowcat_server.processors.announce import AnnounceProcessor
 from flowcat_server.processors.call import Call
+from flowcat_server.processors.control import CallControl
 from flowcat_server.processors.dead_air import DeadAir, DeadAirProcessor, Debt
 from flowcat_server.processors.deadlines import Deadline
 from flowcat_server.processors.echo import EchoProcessor
+from flowcat_server.processors.hold import DeafProcessor, Hold, HoldProcessor
 from flowcat_server.processors.idle import IdleProcessor, IdleRules
 from flowcat_server.processors.judge import Judge
 from flowcat_server.processors.lineup import Lineup, Member
+from flowcat_server.processors.machine import MachineProcessor, MachineRules
 from flowcat_server.processors.play import PlayProcessor
-from flowcat_server.processors.prepared import Prepared
+from flowcat_server.processors.prepared import Prepared, keys_clip
 from flowcat_server.processors.realtime import RealtimeProcessor
 from flowcat_server.processors.record import Recorder, RecordProcessor
 from flowcat_server.processors.reply import ReplyProcessor
 from flowcat_server.processors.rescue import Rescue, RescueRules
 from flowcat_server.processors.speak import SpeakProcessor
+from flowcat_server.processors.tones import ToneProcessor
 from flowcat_server.processors.transcribe import TranscribeProcessor
 from flowcat_server.processors.turn import TurnProcessor
 from flowcat_server.tools.toolbox import Toolbox
@@ -95,6 +105,8 @@ class Parts:
     realtime: Sequence[Candidate[SpeechToSpeech]] = ()
     prepared: Prepared = field(default_factory=Prepared)
     """Fixed texts that have been spoken ahead of time."""
+    hold_sound: Callable[[AudioFormat], bytes] = waiting_tone
+    """What a caller hears who waits, in a format; empty: nothing."""
 
 
 class CallLine:
@@ -107,6 +119,10 @@ class CallLine:
         transport: Transport,
         recorder: Recorder | None = None,
         variables: Mapping[str, Any] | None = None,
+        machine: MachineRules | None = None,
+        *,
+        comeback: Comeback | None = None,
+        hears_keys: bool = False,
     ) -> None:
         """Build the processors for `parts.config.topology.mode` and link them.
 
@@ -116,6 +132,9 @@ class CallLine:
             transport: The way to the far end.
             recorder: Where both sides are recorded; None: nowhere.
             variables: Call variables on top of the agent's own.
+            machine: What is done about who answers; None: the call came to us.
+            comeback: The call was passed on before, and nobody was reached: it goes on.
+            hears_keys: Keys are heard in the caller's audio: the carrier does not tell of them.
         """
         self._call = call
         self._parts = parts
@@ -124,16 +143,22 @@ class CallLine:
             transport.output_format, delay_ms=transport.delay_ms, marks=transport.buffers
         )
         self._usage = UsageMeter()
+        self._comeback = comeback
         self._hanging_up: Callable[[], None] = lambda: None
+        self._ask: Callable[[str], object] = lambda text: None
+        """Has the agent say a text as a turn of its own."""
         self._counting: Callable[[], None] = lambda: None
         """Has the stages enter what they have not told yet."""
         if recorder is not None:
-            self.playout.tap(*_recorded(recorder))
+            self.playout.tap(*recorded(recorder))
         mode = parts.config.topology.mode
         self.agent: Agent | None = None
         self._actions: Actions | None = None
         if mode != "echo":
             self.agent = Agent(parts.profile, _clock_variables(parts.profile, variables))
+            if comeback is not None:
+                self.agent.variables.update(comeback.progress.variables)
+                self.agent.resume(comeback.progress.node)
             self._actions = Actions(
                 call,
                 self.agent,
@@ -144,18 +169,59 @@ class CallLine:
             )
         self._play = PlayProcessor(call, self.playout, transport, self.agent, self._on_settled)
         self._opening: Callable[[], None] = lambda: None
+        self._reopening: Callable[[str], None] = lambda words: None
+        """Begins a call that comes back, with these words."""
+        self._rules = machine
+        self.machine: MachineProcessor | None = None
+        """Where it is found out who answered; None: nowhere."""
+        self._conversation = Conversation(
+            self.playout, earlier=comeback.progress.messages if comeback is not None else ()
+        )
+        self._hold = Hold(call, self.playout, transport, parts.hold_sound)
+        self.control = CallControl(
+            call,
+            self.agent,
+            self.playout,
+            self._conversation,
+            self._hold,
+            [candidate.plug for candidate in parts.llm],
+            self._relink,
+            parts.config.hold.tools_after,
+            _rescue_rules(parts.config).transfer,
+        )
+        if self._actions is not None:
+            self._actions.send_keys = self.control.send_keys
+            self._actions.tool_runs = self.control.tool_runs
         middle = {"cascaded": self._cascaded, "realtime": self._realtime, "echo": self._echo}[
             mode
         ]()
-        record = [RecordProcessor(recorder, transport.input_format)] if recorder else []
-        self.processors: list[Processor] = [*record, *middle, self._play]
+        self._first: list[Processor] = []
+        if recorder is not None:
+            self._first.append(RecordProcessor(recorder, transport.input_format))
+        if hears_keys:
+            self._first.append(ToneProcessor(transport.input_format))
+        self._middle = middle
+        self.processors: list[Processor] = [*self._first, *middle, self._play]
         self.entry: Emit = link(self.processors)
         """Pushes a frame through the chain."""
         self._stopped = False
 
     def begin(self) -> None:
         """The call is up: speak first."""
-        self._opening()
+        if self._comeback is None or self._actions is None:
+            self._opening()
+        elif self._actions.transfer_failed(self._comeback.target):
+            self._reopening(self.control.render(self._comeback.target.failed))
+
+    def on_event(self, event: CallEvent) -> None:
+        """A subscriber of the call, for what is found out from its transcript."""
+        if self.machine is not None:
+            self.machine.on_event(event)
+
+    def detected(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier says who answered."""
+        if self.machine is not None:
+            self.machine.told(answerer, greeting_over=greeting_over)
 
     def played(self) -> None:
         """The far end has played more: a reply may have been heard to its end."""
@@ -180,7 +246,21 @@ class CallLine:
         for stage in self.processors:
             stage.forget()
         unlink(self.processors)
+        self.control.close()
         vars(self).clear()
+        self.machine = None  # the call's end has yet to be told
+
+    def transfer_failed(self, target: TransferTarget) -> None:
+        """Nobody could be reached: say so, and go on or end."""
+        if self._actions is None:
+            self._call.end(ended.AGENT_ENDED, f"{target.name} could not be reached")
+        elif self._actions.transfer_failed(target):
+            self._ask(self.control.render(target.failed))
+
+    def _relink(self, deaf: bool, waiting: bool) -> None:
+        ears = [DeafProcessor(self._transport.input_format)] if deaf else []
+        sound = [HoldProcessor(self._hold)] if waiting else []
+        self.entry = link([*self._first, *ears, *self._middle, *sound, self._play])
 
     # --- the three lists --------------------------------------------------------------------
 
@@ -212,14 +292,17 @@ class CallLine:
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
         deadlines = turn_config.deadlines
 
-        def ask(text: str, *, at_once: bool = False) -> None:
+        def ask(text: str, *, at_once: bool = False) -> int:
             number = detector.skip()
             reply.begin(number, speak.overtake(number) if at_once else None)
             if text:
                 idle.emit(AgentText(number, text, call.now_ms()))
             idle.emit(ReplyEnded(number))
+            return number
 
         def fill(debt: Debt, text: str) -> bool:
+            if self._holds():
+                return False
             if debt.stage == "tts":
                 if not speak.can_say(text):
                     return False
@@ -252,7 +335,7 @@ class CallLine:
 
         transcribe = TranscribeProcessor(
             call,
-            Lineup(call, "stt", _members(parts.stt, deadlines.stt), retries=STT_RETRIES),
+            Lineup(call, "stt", members(parts.stt, deadlines.stt), retries=STT_RETRIES),
             transport.input_format,
             turn.transcript,
             lost,
@@ -261,9 +344,9 @@ class CallLine:
         self._counting = transcribe.count
         reply = ReplyProcessor(
             call,
-            Lineup(call, "llm", _members(parts.llm, deadlines.llm)),
+            Lineup(call, "llm", members(parts.llm, deadlines.llm)),
             self.agent,
-            Conversation(playout),
+            self._conversation,
             playout,
             self._actions,
             rescue,
@@ -271,10 +354,10 @@ class CallLine:
             turn_config.dead_air.hedge_after,
             speculates=_speculates(parts),
         )
-        idle = self._idle(lambda: detector.open or detector.keying, ask)
+        idle = self._idle(lambda: detector.open or detector.keying or self._holds(), ask)
         speak = SpeakProcessor(
             call,
-            Lineup(call, "tts", _members(parts.tts, deadlines.tts)),
+            Lineup(call, "tts", members(parts.tts, deadlines.tts)),
             transport.output_format,
             lambda: playout.buffered_ms(call.now_ms()),
             parts.prepared,
@@ -295,22 +378,27 @@ class CallLine:
             reply.give_up,
         )
         self._opening, self._hanging_up = reply.greet, turn.hang_up
+        self._ask = self.control.press = ask
+        self._reopening = reply.greet
+        machine = self._answering(
+            words, reply.greet, ask, self._cut, self._greets, transcribed=True
+        )
         if isinstance(parts.llm[0].plug, Warms):
             self._warming = call.spawn("warm", parts.llm[0].plug.warm())
-        return [turn, transcribe, reply, idle, dead_air, speak]
+        return [turn, *machine, transcribe, reply, idle, dead_air, speak]
 
     def _realtime(self) -> list[Processor]:
         call, parts, transport, playout = self._call, self._parts, self._transport, self.playout
         assert self.agent is not None and self._actions is not None  # noqa: S101, PT018
         turn = parts.config.turn
         rescue = Rescue(call, self._actions, _rescue_rules(parts.config))
-        voices = _members(parts.tts, turn.deadlines.tts)
+        voices = members(parts.tts, turn.deadlines.tts)
 
         def can_say(text: str) -> bool:
             return announce.can_say(text)
 
         def fill(debt: Debt, text: str) -> bool:
-            return debt.stage != "tts" and realtime.fill(text)
+            return debt.stage != "tts" and not self._holds() and realtime.fill(text)
 
         def watch() -> None:
             dead_air.watch()
@@ -320,9 +408,9 @@ class CallLine:
 
         realtime = RealtimeProcessor(
             call,
-            Lineup(call, "realtime", _members(parts.realtime, turn.deadlines.llm)),
+            Lineup(call, "realtime", members(parts.realtime, turn.deadlines.llm)),
             self.agent,
-            Conversation(playout),
+            self._conversation,
             playout,
             transport.input_format,
             transport.output_format,
@@ -339,7 +427,10 @@ class CallLine:
             Lineup(call, "tts", voices) if voices else None,
             transport.output_format,
             playout,
-            lambda text: parts.prepared.any_clip(text, transport.output_format),
+            lambda text: (
+                keys_clip(text, transport.output_format)
+                or parts.prepared.any_clip(text, transport.output_format)
+            ),
             bearable_ms,
             realtime.voice_lost,
             self._usage,
@@ -358,13 +449,61 @@ class CallLine:
         )
         self._counting = realtime.count
         self._opening, self._hanging_up = realtime.greet, realtime.hang_up
-        idle = self._idle(lambda: realtime.caller_speaks, realtime.ask)
-        return [realtime, idle, dead_air, announce]
+        self._ask, self.control.press = realtime.ask, realtime.announce
+        self._reopening = realtime.greet
+        idle = self._idle(lambda: realtime.caller_speaks or self._holds(), realtime.ask)
+        words = turn_words(spoken(parts.config.topology.stt))
+        late = self._rules is not None and self._rules.wait
+        greet = realtime.greet_late if late else realtime.greet
+        machine = self._answering(words, greet, realtime.announce, realtime.cut)
+        return [*machine, realtime, idle, dead_air, announce]
 
-    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], None]) -> IdleProcessor:
+    def _answering(
+        self,
+        words: TurnWords | None,
+        greet: Callable[[], None],
+        say: Callable[[str], int],
+        cut: Callable[[], None],
+        greets: Callable[[], bool] = lambda: False,
+        *,
+        transcribed: bool = False,
+    ) -> list[Processor]:
+        """Finds out who answered, in a call that we made."""
+        if self._rules is None:
+            return []
+        machine = MachineProcessor(
+            self._call,
+            self._rules,
+            self._transport.input_format,
+            words,
+            greet,
+            cut,
+            say,
+            greets,
+            transcribed=transcribed,
+        )
+        self.machine = machine
+        self._opening = machine.begin
+        return [machine]
+
+    def _cut(self) -> None:
+        """Have the agent fall silent, as if the callee had interrupted it."""
+        active = self.playout.active()
+        if self.machine is not None and active is not None:
+            self.machine.emit(Interrupted(active, self._call.now_ms()))
+
+    def _greets(self) -> bool:
+        return self.playout.active() == 0
+
+    def _holds(self) -> bool:
+        return self.machine is not None and self.machine.holds
+
+    def _idle(self, caller_open: Callable[[], bool], ask: Callable[[str], object]) -> IdleProcessor:
         idle = self._parts.config.turn.idle
         rules = IdleRules(idle.after, idle.say, idle.times, idle.then == "hangup")
-        return IdleProcessor(self._call, rules, self.playout, caller_open, ask)
+        return IdleProcessor(
+            self._call, rules, self.playout, lambda: self.control.deaf or caller_open(), ask
+        )
 
     def _echo(self) -> list[Processor]:
         transport = self._transport
@@ -375,6 +514,9 @@ class CallLine:
     def _on_settled(self, reply: Reply) -> None:
         """A reply was heard or cut off: goodbyes and transfers wait for this."""
         self._usage.settled(reply)
+        self._hold.rest()
+        if self.machine is not None and not self._stopped and self.machine.settled(reply):
+            return
         actions = self._actions
         if actions is None or self._stopped or self.playout.active() is not None:
             return
@@ -407,7 +549,7 @@ def _turn_rules(parts: Parts) -> TurnRules:
     )
 
 
-def _recorded(recorder: Recorder) -> tuple[Callable[[int, bytes], None], Callable[[int], None]]:
+def recorded(recorder: Recorder) -> tuple[Callable[[int, bytes], None], Callable[[int], None]]:
     """What of the agent's speech is recorded, and where it was cut off."""
     per_ms = recorder.sample_rate / 1000
     return (
@@ -423,7 +565,8 @@ def _endpointing(waits: EndpointingConfig, words: TurnWords | None) -> Endpointi
     )
 
 
-def _members(candidates: Sequence[Candidate[Plug]], deadline: DeadlineConfig) -> list[Member[Plug]]:
+def members(candidates: Sequence[Candidate[Plug]], deadline: DeadlineConfig) -> list[Member[Plug]]:
+    """Candidates with their deadlines."""
     return [
         Member(c.name, c.plug, Deadline(c.first_ms or deadline.first, deadline.gap), c.breaker)
         for c in candidates

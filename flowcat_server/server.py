@@ -33,10 +33,13 @@ from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.connections import app_runner, watch_connections
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
 from flowcat_server.routes.lines import lines
+from flowcat_server.routes.next import NextDoor
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -148,15 +151,17 @@ class Server:
             offers = Offers(_webrtc_settings(self._loaded.config), prefix=worker.peer_prefix)
             stack.push_async_callback(offers.close)
             pacer = Pacer()
+            outbound = OutboundCalls(self._loaded.config, calls, http, tasks)
             carrier_calls = CarrierCalls(
                 calls,
                 StreamTokens(worker.stream_secret, used=worker.used_tokens, mark=worker.mark),
                 http,
+                outbound=outbound,
                 waiting=worker.waiting(calls),
                 tell_others=worker.tell_others,
             )
             app = self._app(
-                calls, carrier_calls, pacer, store, metrics, http, offers, worker, built
+                calls, carrier_calls, outbound, pacer, store, metrics, http, offers, worker, built
             )
             address = await self._open(app, carrier_calls, pacer, worker, tasks, stack)
             _settle_memory()
@@ -242,6 +247,7 @@ class Server:
         self,
         calls: Calls,
         carrier_calls: CarrierCalls,
+        outbound: OutboundCalls,
         pacer: Pacer,
         store: Store,
         metrics: Metrics,
@@ -258,13 +264,15 @@ class Server:
             serve_metrics=config.observability.metrics,
             writable=lambda: store.writable,
         )
-        carriers_gate = Gate(config.server.public_url, trusted, seen=worker.seen_webhooks)
+        carrier_gate = Gate(config.server.public_url, trusted, seen=worker.seen_webhooks)
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
+            DiallingDoor(calls, outbound),
             worker.health(health, metrics),
             WebRtcDoor(calls, offers),
-            TelephonyDoor(config, carrier_calls, carriers_gate, pacer, http),
+            TelephonyDoor(config, carrier_calls, carrier_gate, pacer, http),
+            NextDoor(config, carrier_calls, carrier_gate),
         )
         gate = guard(worker.api_token, public_url=config.server.public_url, trusted=trusted)
         middlewares = [gate, *worker.middlewares]

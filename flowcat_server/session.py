@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
 
 from flowcat_server.core import ended, events
 from flowcat_server.core.agent import Agent
+from flowcat_server.core.carrier import Answerer
+from flowcat_server.core.control import LineControl
 from flowcat_server.core.events import CallEvent
 from flowcat_server.core.frames import AudioIn, Digit, Frame, TextIn
 from flowcat_server.core.graph import TransferTarget
@@ -25,6 +28,7 @@ from flowcat_server.core.interfaces import Transport
 from flowcat_server.core.playout import Playout
 from flowcat_server.core.processor import Emit, Processor
 from flowcat_server.errors import ProviderError
+from flowcat_server.processors.control import CallControl
 
 log = structlog.get_logger()
 
@@ -71,6 +75,16 @@ class Line(Protocol):
     def played(self) -> None:
         """A mark came back."""
 
+    @property
+    def control(self) -> CallControl | None:
+        """What can be done with the call besides talking; None: nothing."""
+
+    def transfer_failed(self, target: TransferTarget) -> None:
+        """Nobody could be reached: the caller is told."""
+
+    def detected(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier says who answered."""
+
     def stop(self) -> None:
         """The call is over: of what the agent says, nothing more will be heard."""
 
@@ -93,12 +107,15 @@ class Session:
         "_context",
         "_entry",
         "_epoch",
+        "_handing",
+        "_handing_lost",
         "_last_media_ms",
         "_late_since",
         "_least_late",
         "_line",
         "_loop",
         "_max_call_ms",
+        "_moving",
         "_media_timeout_ms",
         "_on_provider_error",
         "_over",
@@ -109,6 +126,7 @@ class Session:
         "_timer",
         "agent_name",
         "channel",
+        "control",
         "detail",
         "frames_in",
         "from_number",
@@ -157,6 +175,9 @@ class Session:
         self.reason: str | None = None
         self.detail = ""
         self.transfer: TransferTarget | None = None
+        """To whom the call has been passed on."""
+        self.control: LineControl | None = None
+        """What the far end can do; None: nothing but carry audio."""
         self.frames_in = 0
         self._build = build
         self._before_hang_up = before_hang_up
@@ -166,6 +187,12 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._epoch = self._loop.time()
         self._subscribers: tuple[Subscriber, ...] = ()
+        self._moving: asyncio.Task[None] | None = None
+        """The call is being passed on."""
+        self._handing = False
+        """The far end has been asked to take the call out of our hands."""
+        self._handing_lost = ""
+        """Why our end of it was lost meanwhile."""
         self._over = self._loop.create_future()
         self._running = False
         self._children: dict[asyncio.Task[None], Coroutine[Any, Any, None]] = {}
@@ -250,13 +277,57 @@ class Session:
         self._on_provider_error(error.stage or "call", error.provider, error)
         self.publish(events.Notice(self.now_ms(), "error", "provider_failed", error.detail))
 
+    @property
+    def moving(self) -> bool:
+        """The call is being passed on."""
+        return self._moving is not None
+
     def pass_on(self, target: TransferTarget, cause: str = "") -> None:
-        """End the call; the door asks the carrier to connect the caller to `target`."""
-        self.transfer = target
+        """Pass the call on; it ends when that has been done, and else goes on."""
+        if self._moving is not None or self.reason is not None:
+            return
         self.publish(
             events.Notice(self.now_ms(), "info", "transfer", f"Passing the call to {target.name}.")
         )
-        self.end(ended.AGENT_TRANSFERRED, f"{target.name}, for {cause}" if cause else target.name)
+        self._moving = self.spawn("transfer", self._pass_on(target, cause))
+
+    async def _pass_on(self, target: TransferTarget, cause: str) -> None:
+        failure = "the far end cannot pass calls on"
+        control = self._control
+        if self.control is not None and control is not None:
+            introduction = control.introduction(target)
+            failure = await self.control.transfer(target, introduction, control.progress())
+        self._moving = None
+        if not failure:
+            self.transfer = target
+            detail = f"{target.name}, for {cause}" if cause else target.name
+            self.end(ended.AGENT_TRANSFERRED, detail)
+            return
+        log.warning("transfer_failed", target=target.name, reason=failure)
+        self.publish(
+            events.Notice(self.now_ms(), "warning", "transfer_failed", f"{target.name}: {failure}")
+        )
+        if self._line is not None and self.reason is None:
+            self._hold(wanted=False)
+            self._line.transfer_failed(target)
+
+    async def hand_over(self, request: Awaitable[bool]) -> bool:
+        """Await a request that takes the call out of our hands; says whether it did.
+
+        That the far end leaves us meanwhile is what was asked for, and no hang-up.
+        """
+        self._handing = True
+        try:
+            done = await request
+        finally:
+            self._handing = False
+        if not done and self._handing_lost:
+            self.end(self._handing_lost)
+        return done
+
+    async def press(self, keys: str) -> bool:
+        """Send keys to the far end; False: it takes them as sound only."""
+        return self.control is not None and await self.control.press(keys)
 
     def own(self, task: asyncio.Task[None]) -> None:
         """End the call when this task ends: it is the transport's loop."""
@@ -300,9 +371,17 @@ class Session:
             self._line.playout.acknowledge(name, self.now_ms())
             self.protect(self._line.played)
 
+    def receive_detection(self, answerer: Answerer, *, greeting_over: bool) -> None:
+        """The carrier's own result of who answered."""
+        if self._line is not None and self.reason is None:
+            self.protect(partial(self._line.detected, answerer, greeting_over=greeting_over))
+
     def lost(self, reason: str) -> None:
         """The far end is gone."""
-        self.end(reason)
+        if self._handing:
+            self._handing_lost = self._handing_lost or reason
+        else:
+            self.end(reason)
 
     # --- for the server -----------------------------------------------------------------------
 
@@ -310,6 +389,35 @@ class Session:
     def running(self) -> bool:
         """The call has begun, and its pipeline with it; it may be on its way out."""
         return self._running
+
+    def targets(self) -> Mapping[str, TransferTarget]:
+        """To whom the call may be passed on, by name."""
+        return self._control.targets() if self._control is not None else {}
+
+    def hold(self) -> bool:
+        """Have the caller wait; False: they do already, or the call has not begun."""
+        return self._hold(wanted=True)
+
+    def resume(self) -> bool:
+        """Go on with a caller who waits; False: they do not, or are being passed on."""
+        return self._moving is None and self._hold(wanted=False)
+
+    def _hold(self, *, wanted: bool) -> bool:
+        line, control = self._line, self._control
+        if line is None or control is None or not control.hold(wanted=wanted):
+            return False
+        self._entry = line.entry  # the stages have been linked anew
+        return True
+
+    def send_keys(self, keys: str) -> None:
+        """Send keys to the far end, behind what the agent is saying."""
+        if self._control is not None:
+            self._control.send_keys(keys)
+
+    @property
+    def _control(self) -> CallControl | None:
+        """What can be done with the call, while it is live."""
+        return self._line.control if self._line is not None and self.reason is None else None
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Hear every event from now on. A subscriber must not block."""
@@ -376,7 +484,7 @@ class Session:
                 task.exception()
         if task in self._owned:
             self._owned.remove(task)
-            self.end(ended.CALLER_HUNG_UP)
+            self.lost(ended.CALLER_HUNG_UP)
 
     async def _guard(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """The call's one error boundary."""
@@ -444,6 +552,7 @@ class Session:
         log.info("call_ended", reason=reason, detail=self.detail, duration_ms=self.now_ms())
         self._subscribers = ()
         # They know the call as it knows them; apart, all of it is freed without a collection.
+        self.control = None
         del self.transport, self._build
 
     def _reanchor(self, now: int, late: int) -> None:

@@ -17,6 +17,7 @@ import structlog
 from flowcat_server.agents import Agents
 from flowcat_server.config.document import walk_strings
 from flowcat_server.config.files import shown
+from flowcat_server.config.hold import hold_sound
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.models import Tool as ToolConfig
 from flowcat_server.config.topology import ProviderSpec
@@ -146,6 +147,7 @@ class _Making:
             llm=plugs.get("llm", ()),
             tts=plugs.get("tts", ()),
             realtime=plugs.get("realtime", ()),
+            hold_sound=hold_sound(config.hold.audio, loaded.base_dir),
         )
 
     def other(self, loaded: Loaded, name: str) -> Parts:
@@ -294,7 +296,9 @@ def later_texts(parts: Parts) -> list[str]:
         texts += [fact.answer for fact in parts.profile.knowledge]
         texts += [text for node in nodes for text in (node.greeting, *node.say)]
         texts += [target.say for node in nodes for target in node.transfers]
-    return [*_pieces(_fixed(parts, texts)), *_fixed(parts, parts.config.turn.dead_air.say)]
+    message = parts.config.outbound.machine.message
+    own = [*parts.config.turn.dead_air.say, message]  # said in one piece
+    return [*_pieces(_fixed(parts, texts)), *_fixed(parts, own)]
 
 
 def last_words(parts: Parts) -> list[str]:

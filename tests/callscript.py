@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +18,12 @@ from flowcat_server.config.load import Loaded, load_text
 from flowcat_server.core import ended, events
 from flowcat_server.core.agent import Profile
 from flowcat_server.core.audio import PCM_8K, AudioFormat
+from flowcat_server.core.control import Comeback, LineControl, Progress
 from flowcat_server.core.events import CallEvent
+from flowcat_server.core.graph import TransferTarget
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.pipeline import CallLine, Candidate, Parts
+from flowcat_server.processors.machine import MachineRules
 from flowcat_server.processors.record import Recorder
 from flowcat_server.providers.http import Http
 from flowcat_server.providers.registry import KINDS, Kind, Settings, find
@@ -87,8 +90,9 @@ class LoopbackTransport:
         sink.receive_audio(voice)
 
     def _pull(self, sink: CallSink, source: PlayoutSource, size: int) -> bytes:
+        waits = getattr(source, "waiting", None) is not None
         audio = source.pull(sink.now_ms(), size)
-        if audio:
+        if audio and not waits:
             self.handed.append(sink.now_ms())
         return audio
 
@@ -197,6 +201,29 @@ class Script:
         return self.session.reason
 
 
+class Switchboard:
+    """A far end that can be asked for things; it passes every call on, or fails to."""
+
+    def __init__(self, failure: str = "", *, takes_keys: bool = False, takes_ms: int = 0) -> None:
+        self.failure = failure
+        self.transfers: list[tuple[TransferTarget, str, Progress]] = []
+        self.keys: list[str] = []
+        self._takes_keys = takes_keys
+        self._takes_ms = takes_ms
+
+    async def transfer(
+        self, target: TransferTarget, introduction: Awaitable[str], progress: Progress
+    ) -> str:
+        self.transfers.append((target, await introduction, progress))
+        await asyncio.sleep(self._takes_ms / 1000)
+        return self.failure
+
+    async def press(self, keys: str) -> bool:
+        if self._takes_keys:
+            self.keys.append(keys)
+        return self._takes_keys
+
+
 def loaded(yaml: str, folder: Path = Path()) -> Loaded:
     """An agent file; providers that it does not name are the scripted ones."""
     return load_text(yaml, folder / "agent.yaml", environ={})
@@ -261,22 +288,43 @@ async def call(
     variables: Mapping[str, Any] | None = None,
     recorder: Recorder | None = None,
     shared: Parts | None = None,
+    machine: MachineRules | None = None,
+    control: LineControl | None = None,
+    comeback: Comeback | None = None,
+    hears_keys: bool = False,
 ) -> AsyncIterator[Script]:
     """A live call of an agent; hung up by the caller at the end of the block.
 
     `shared`: what several calls of one process share; else they are made of the other arguments.
+    `machine`: we made the call.
     """
     shared = shared or await parts(loaded(yaml), tools, extra)
     transport = LoopbackTransport(buffers=buffers, audio=audio, marks=marks)
+
+    def build(owner: Session) -> CallLine:
+        line = CallLine(
+            owner,
+            shared,
+            transport,
+            recorder,
+            variables,
+            machine,
+            comeback=comeback,
+            hears_keys=hears_keys,
+        )
+        owner.subscribe(line.on_event)
+        return line
+
     session = Session(
         "call-1",
         transport,
-        lambda owner: CallLine(owner, shared, transport, recorder, variables),
+        build,
         agent_name="test",
         channel="loopback",
         max_call_ms=shared.config.limits.max_call,
         media_timeout_ms=shared.config.limits.media_timeout,
     )
+    session.control = control or Switchboard()
     script = Script(session, transport)
     task = asyncio.get_running_loop().create_task(session.run())
     await asyncio.sleep(0)

@@ -16,9 +16,12 @@ async function ask(path, options) {
   return response;
 }
 
+/** What the line does of a call that nobody has answered. @param {any} call */
+const unanswered = (call) => (call.live && /^(dialling|ringing)$/.test(call.status) ? call.status : "");
+
 /** @param {any} call */
 const facts = (call) =>
-  [call.channel, call.from, call.live ? "" : clock(call.duration_ms ?? 0), `${call.turns ?? 0}\u00a0${call.turns === 1 ? "turn" : "turns"}`].filter(Boolean).join(" · ");
+  [call.channel, call.direction === "outbound" ? `to ${call.to}` : call.from, unanswered(call), call.live ? "" : clock(call.duration_ms ?? 0), `${call.turns ?? 0}\u00a0${call.turns === 1 ? "turn" : "turns"}`].filter(Boolean).join(" · ");
 
 /** Shows the list, and one call if the address names it. @param {string} id */
 export async function showHistory(id) {
@@ -94,7 +97,7 @@ const used = ({ kind, provider, model, characters, audio_ms: audio, input_tokens
 
 /** Tells the record again as the events it was made of. @param {Transcript} transcript @param {any} record */
 function replay(transcript, { turns, events = [] }) {
-  const shown = events.filter((/** @type {any} */ event) => /^(tool_|node_|digit_|notice)/.test(event.type));
+  const shown = events.filter((/** @type {any} */ event) => /^(tool_|node_|digit_|notice|call_progress|answer_detected)/.test(event.type));
   for (const [index, turn] of turns.entries()) {
     const at = { turn: turn.turn, at_ms: turn.started_ms };
     if (turn.caller) transcript.handle({ ...at, type: "caller_text", text: turn.caller, final: true });

@@ -59,6 +59,8 @@ export class Transcript {
       case "tool_ended": this.#toolEnded(event); break;
       case "node_entered": this.#note("node", h("span", {}, "Step: ", h("b", {}, event.name || event.node))); break;
       case "digit_pressed": this.#note("digit", h("span", {}, "Key ", h("kbd", {}, event.digit))); break;
+      case "call_progress": this.#note("node", h("span", {}, `Line: ${event.status}`, event.detail && ` (${event.detail})`)); break;
+      case "answer_detected": this.#note("node", h("span", {}, "Answered by: ", h("b", {}, event.answerer), event.why && ` (${event.why})`)); break;
       case "notice": this.#note(`notice ${event.level}`, h("span", {}, event.text)); break;
       case "variables": this.#variables(event.values); break;
       default: return;

@@ -17,7 +17,21 @@ from flowcat_server.carriers._values import (
     short,
     text,
 )
-from flowcat_server.core.carrier import CallStatus, Request, Ringing, Status
+from flowcat_server.core.carrier import (
+    E164,
+    Account,
+    Answerer,
+    CallStatus,
+    Detected,
+    Request,
+    Ringing,
+    Status,
+)
+
+_UNHAPPY = frozenset({"busy", "no-answer", "failed", "canceled"})
+
+Answer = tuple[Answerer, bool]
+"""Who answered, and whether a machine's greeting is over."""
 
 _DEFAULT_PORTS = {"https": "443", "wss": "443", "http": "80", "ws": "80"}
 _NETLOC = re.compile(
@@ -26,7 +40,6 @@ _NETLOC = re.compile(
 CALL_ID = re.compile(rf"[A-Za-z0-9_.:~=@+-]{{1,{MAX_ID_CHARS}}}")
 """Call ids as carriers make them; nothing that means something in a path, in markup or in a log."""
 _SIP_HEADER = "SipHeader_"
-E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 def url_candidates(url: str) -> list[str]:
@@ -121,9 +134,38 @@ def headers_of(request: Request) -> Mapping[str, str]:
 
 
 def call_status(
-    call_id: object, value: object, meanings: Mapping[str, Status]
+    call_id: object, value: object, meanings: Mapping[str, Status], detail: object = ""
 ) -> CallStatus | None:
     """A call's status by the carrier's word for it."""
     name = text(call_id)
     status = meanings.get(text(value).lower())
-    return CallStatus(name, status) if status and CALL_ID.fullmatch(name) else None
+    if not status or not CALL_ID.fullmatch(name):
+        return None
+    # How a call went well needs no reason.
+    return CallStatus(name, status, short(detail) if status in _UNHAPPY else "")
+
+
+def detected(call_id: object, value: object, meanings: Mapping[str, Answer]) -> Detected | None:
+    """Who answered a call, by the carrier's word for it."""
+    name = text(call_id)
+    answer = meanings.get(text(value).lower())
+    if answer is None or not CALL_ID.fullmatch(name):
+        return None
+    return Detected(name, *answer)
+
+
+def dialled(answer: bytes, *path: str) -> str:
+    """The id that stands at a path of what a dial was answered; empty if there is none."""
+    value: Any = parse_object(answer)
+    for name in path:
+        value = obj(value).get(name)
+    found = text(value)
+    return found if CALL_ID.fullmatch(found) else ""
+
+
+def with_password(url: str, account: Account) -> str:
+    """An address of ours with the user and password that the carrier has to send to it."""
+    if not account.password:
+        return url
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{path_part(account.user)}:{path_part(account.password)}@{rest}"

@@ -278,10 +278,11 @@ class JsonStream:
             case _:
                 return ()
 
-    def end(self, reason: str) -> Sequence[Message]:
-        """What is said before we close."""
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
+        """What is said before we close; of a call that was passed on the stream ends by itself."""
         del reason
-        return [encode_json({"event": self._dialect.end, **self._ids})] if self._dialect.end else ()
+        said = self._dialect.end and not target
+        return [encode_json({"event": self._dialect.end, **self._ids})] if said else ()
 
 
 def _played(name: object) -> Fed:

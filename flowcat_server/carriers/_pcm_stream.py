@@ -61,7 +61,7 @@ class PcmStream:
         del digits
         return ()
 
-    def end(self, reason: str) -> Sequence[Message]:
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
         """Closing says it."""
-        del reason
+        del reason, target
         return ()

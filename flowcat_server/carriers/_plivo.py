@@ -10,10 +10,14 @@ import hmac
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import parse_qsl
 
 from flowcat_server.carriers._http import (
+    Answer,
     call_status,
+    detected,
+    dialled,
     path_part,
     ringing,
     url_candidates,
@@ -21,13 +25,20 @@ from flowcat_server.carriers._http import (
     with_plus,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
+from flowcat_server.carriers._values import short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    E164,
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
+    DialOver,
     Document,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -48,7 +59,10 @@ STATUSES: Mapping[str, Status] = {
     "cancel": "canceled",
     "failed": "failed",
 }
+MACHINE: Mapping[str, Answer] = {"true": ("machine", False), "false": ("human", False)}
 MAX_FIELDS = 256
+MOST_RING_S = 120
+MOST_S = 14_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +114,11 @@ class PlivoLike(Carrier):
         del account, call
         return Document(document('<Hangup reason="busy"/>'))
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(document("<Hangup/>"))
+
     def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
         """``<Speak>``; this answers the call."""
         del account, call
@@ -128,8 +147,8 @@ class PlivoLike(Carrier):
 
     def _signatures(self, request: Request, secret: str, nonce: str) -> Iterator[str]:
         for url in url_candidates(request.url):
-            for text in self.signed_texts(request, url):
-                yield signature(secret, f"{text}.{nonce}")
+            for signed in self.signed_texts(request, url):
+                yield signature(secret, f"{signed}.{nonce}")
 
     def signed_texts(self, request: Request, url: str) -> Iterator[str]:
         """What may be signed besides the nonce."""
@@ -138,9 +157,54 @@ class PlivoLike(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``CallStatus`` of a callback."""
         fields = request.fields
-        return call_status(fields.get("CallUUID"), fields.get("CallStatus"), STATUSES)
+        detail = fields.get("HangupCauseName") or fields.get("HangupCause")
+        return call_status(fields.get("CallUUID"), fields.get("CallStatus"), STATUSES, detail)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call. Numbers are written without a plus."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        body: dict[str, Any] = {
+            "from": call.from_number.lstrip("+"),
+            "to": call.to.lstrip("+"),
+            "answer_url": call.answer_url,
+            "answer_method": "POST",
+            "ring_url": call.status_url,
+            "ring_method": "POST",
+            "hangup_url": call.status_url,
+            "hangup_method": "POST",
+            "ring_timeout": min(call.ring_s, MOST_RING_S),
+            "time_limit": min(call.limit_s, MOST_S),
+        }
+        if call.detect:
+            body |= {
+                "machine_detection": "true",
+                "machine_detection_url": call.status_url,
+                "machine_detection_method": "POST",
+            }
+        url = f"{account.api or self.api}/Account/{path_part(account.id)}/Call/"
+        return self.credentials(RestRequest("POST", url, json=body), account.id, account.secret)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``request_uuid``, which is the call's id too."""
+        return dialled(answer, "request_uuid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``Machine`` of the event ``MachineDetection``."""
+        fields = request.fields
+        return detected(fields.get("CallUUID"), fields.get("Machine"), MACHINE)
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Takes back a call that was asked for."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Account/{path_part(account.id)}/Request/{path_part(call.call_id)}/"
+        return self.credentials(RestRequest("DELETE", url), account.id, account.secret)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""
@@ -151,6 +215,68 @@ class PlivoLike(Carrier):
         api = account.api or self.api
         url = f"{api}/Account/{path_part(owner)}/Call/{path_part(call.call_id)}/"
         return self.credentials(RestRequest("DELETE", url), owner, account.secret)
+
+    def transfer(
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch another document."""
+        del phone, now_s
+        return self._redirect(account, call, handing)
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """``<Dial>``; who is called sees the number that was called."""
+        del account
+        about = {"timeout": str(handing.ring_s)}
+        if E164.fullmatch(call.from_number):
+            about["callerId"] = call.from_number.lstrip("+")
+        if handing.over_url:
+            about |= {"action": handing.over_url, "method": "POST"}
+        number = element("Number", {}, content(phone.lstrip("+")))
+        return Document(document(element("Dial", about, number) + "<Hangup/>"))
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``DialStatus`` of what ``<Dial action>`` asks."""
+        status = text(request.fields.get("DialStatus"))
+        return DialOver(status == "completed", short(status)) if status else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch the document that puts it into a conference."""
+        del other, room, now_s
+        return self._redirect(account, call, handing) if self.joins_calls else None
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """``<Conference>``, which ends when one of them leaves it."""
+        del other
+        about = {"endConferenceOnExit": "true", "maxMembers": "2"}
+        return Document(document(element("Conference", about, content(room)) + "<Hangup/>"))
+
+    def hung_up(self) -> Document:
+        """``<Hangup/>``."""
+        return Document(document("<Hangup/>"))
+
+    def _redirect(self, account: Account, call: LiveCall, handing: Handing) -> RestRequest | None:
+        owner = account.id or call.account_id
+        if not (account.secret and owner and handing.document_url):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Account/{path_part(owner)}/Call/{path_part(call.call_id)}/"
+        body = {"legs": "aleg", "aleg_url": handing.document_url, "aleg_method": "POST"}
+        return self.credentials(RestRequest("POST", url, json=body), owner, account.secret)
 
     def credentials(self, request: RestRequest, owner: str, secret: str) -> RestRequest:
         """A request with what proves who asks."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
 from flowcat_server.carriers._http import (
-    E164,
+    Answer,
     call_status,
+    detected,
+    dialled,
     fields_of,
     path_part,
     ringing,
@@ -22,13 +24,20 @@ from flowcat_server.carriers._http import (
     wire_bytes,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
+from flowcat_server.carriers._values import first, short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
+    E164,
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
+    DialOver,
     Document,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -50,6 +59,19 @@ STATUSES: Mapping[str, Status] = {
     "failed": "failed",
     "canceled": "canceled",
 }
+ANSWERED_BY: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "machine_start": ("machine", False),
+    "machine_end_beep": ("machine", True),
+    "machine_end_silence": ("machine", True),
+    "machine_end_other": ("machine", True),
+    "fax": ("fax", False),
+    "unknown": ("unknown", False),
+}
+"""https://www.twilio.com/docs/voice/answering-machine-detection."""
+EVENTS = ("initiated", "ringing", "answered", "completed")
+MOST_S = 14_400
+"""Longest call that every account may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +128,11 @@ class TwilioLike(Carrier):
         del account, call
         return Document(document('<Reject reason="busy"/>'))
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(document("<Hangup/>"))
+
     def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
         """``<Say>``; this answers the call."""
         del account, call
@@ -147,9 +174,46 @@ class TwilioLike(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``CallStatus`` of a status callback."""
         fields = fields_of(request)
-        return call_status(fields.get("CallSid"), fields.get("CallStatus"), STATUSES)
+        detail = first(fields, ("ErrorMessage", "SipResponseCode"))
+        return call_status(fields.get("CallSid"), fields.get("CallStatus"), STATUSES, detail)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; who answers is told while our document runs already."""
+        del now_s
+        api = account.api or self.api
+        if not (account.secret and account.id and api):
+            return None
+        form: dict[str, str | Sequence[str]] = {
+            "To": call.to,
+            "From": call.from_number,
+            "Url": call.answer_url,
+            "Method": "POST",
+            "StatusCallback": call.status_url,
+            "StatusCallbackMethod": "POST",
+            "StatusCallbackEvent": EVENTS,
+            "Timeout": str(call.ring_s),
+            "TimeLimit": str(min(call.limit_s, MOST_S)),
+        }
+        if call.detect:
+            form |= {
+                "MachineDetection": "DetectMessageEnd" if call.await_greeting else "Enable",
+                "AsyncAmd": "true",
+                "AsyncAmdStatusCallback": call.status_url,
+                "AsyncAmdStatusCallbackMethod": "POST",
+            }
+        url = f"{api}/Accounts/{path_part(account.id)}/Calls.json"
+        return RestRequest("POST", url, basic(account.id, account.secret), form=form)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``sid``."""
+        return dialled(answer, "sid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``AnsweredBy``."""
+        fields = fields_of(request)
+        return detected(fields.get("CallSid"), fields.get("AnsweredBy"), ANSWERED_BY)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""
@@ -157,11 +221,40 @@ class TwilioLike(Carrier):
         return self._update(account, call, {"Status": "completed"})
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Replaces the call's instructions by a dial; this ends our stream."""
         del now_s
-        return self._update(account, call, {"Twiml": dial(phone, call.from_number)})
+        return self._update(account, call, {"Twiml": dial(phone, call.from_number, handing)})
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``DialCallStatus`` of what ``<Dial action>`` asks."""
+        status = text(fields_of(request).get("DialCallStatus"))
+        return DialOver(status in ("completed", "answered"), short(status)) if status else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Puts the call into a conference that ends when one of them leaves it."""
+        del other, now_s, handing
+        if not self.joins_calls:
+            return None
+        return self._update(account, call, {"Twiml": conference(room)})
+
+    def hung_up(self) -> Document:
+        """``<Hangup/>``."""
+        return Document(document("<Hangup/>"))
 
     def _update(
         self, account: Account, call: LiveCall, form: Mapping[str, str]
@@ -174,10 +267,18 @@ class TwilioLike(Carrier):
         return RestRequest("POST", url, basic(owner, account.secret), form=form)
 
 
-def dial(phone: str, caller_id: str = "") -> str:
+def dial(phone: str, caller_id: str = "", handing: Handing = NOWHERE) -> str:
     """The document that passes the call on to another number and ends with it."""
-    shown = {"callerId": caller_id} if E164.fullmatch(caller_id) else {}
-    return document(element("Dial", shown, content(phone)) + "<Hangup/>")
+    about = {"callerId": caller_id} if E164.fullmatch(caller_id) else {}
+    if handing.over_url:
+        about |= {"timeout": str(handing.ring_s), "action": handing.over_url, "method": "POST"}
+    return document(element("Dial", about, content(phone)) + "<Hangup/>")
+
+
+def conference(room: str) -> str:
+    """The document that puts a call into a room for two, without a beep and without music."""
+    about = {"beep": "false", "waitUrl": "", "endConferenceOnExit": "true", "maxParticipants": "2"}
+    return document(element("Dial", {}, element("Conference", about, content(room))) + "<Hangup/>")
 
 
 # --- signatures ---------------------------------------------------------------------------------

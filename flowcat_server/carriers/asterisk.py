@@ -137,9 +137,9 @@ class Stream(PcmStream):
         """Drops what is queued."""
         return self._command("FLUSH_MEDIA")
 
-    def end(self, reason: str) -> Sequence[Message]:
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
         """Hangs up the channel."""
-        del reason
+        del reason, target
         return [self._command("HANGUP")] if self._started else ()
 
     def _command(self, name: str, about: str = "") -> str:

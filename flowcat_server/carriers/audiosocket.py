@@ -162,9 +162,9 @@ class Stream:
         del digits
         return ()
 
-    def end(self, reason: str) -> Sequence[Message]:
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
         """Hangs up."""
-        del reason
+        del reason, target
         return [HEADER.pack(HANG_UP, 0)]
 
 

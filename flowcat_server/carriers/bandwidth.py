@@ -21,7 +21,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowcat_server.carriers._http import fields_of, ringing
+from flowcat_server.carriers._http import (
+    Answer,
+    call_status,
+    detected,
+    dialled,
+    fields_of,
+    path_part,
+    ringing,
+)
 from flowcat_server.carriers._pcm_stream import PcmStream
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
@@ -36,20 +44,51 @@ from flowcat_server.carriers._values import (
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.audio import MULAW_8K, AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
+    NOWHERE,
     Account,
+    CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
+    DialOver,
     Document,
     Fed,
+    Handing,
     Ignored,
+    LiveCall,
     Request,
+    RestRequest,
     Ringing,
     Sending,
     Started,
+    Status,
     Stopped,
 )
+from flowcat_server.core.proof import basic
 
 MAX_STREAM_PARAMS = 12
+MOST_RING_S = 300
+TOKEN_URL = "https://api.bandwidth.com/api/v1/oauth2/token"  # noqa: S105 - an address
+EVENTS: Mapping[str, Status] = {"initiate": "initiated", "answer": "answered"}
+CAUSES: Mapping[str, Status] = {
+    "hangup": "completed",
+    "busy": "busy",
+    "timeout": "no-answer",
+    "cancel": "canceled",
+    "rejected": "busy",
+}
+"""``cause`` of the event ``disconnect``; any other is a failure."""
+MACHINE: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "answering-machine": ("machine", False),
+    "tone-detected": ("machine", True),
+    "silence": ("unknown", False),
+    "timeout": ("unknown", False),
+    "error": ("unknown", False),
+}
+"""``value`` of the event: https://dev.bandwidth.com/docs/voice/webhooks/machineDetectionComplete."""
 STREAM = "flowcat"
 
 
@@ -133,6 +172,8 @@ def _heard(tracks: object) -> AudioFormat | None:
 class Bandwidth(Carrier):
     """BXML, webhooks with a password."""
 
+    api: str = "https://voice.bandwidth.com/api/v2"
+
     def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket."""
         del account, handshake
@@ -173,6 +214,138 @@ class Bandwidth(Carrier):
         del account, call
         return Document(document("<Hangup/>"), "application/xml")
 
+    def read_status(self, request: Request) -> CallStatus | None:
+        """``eventType``, and the cause of a ``disconnect``."""
+        fields = fields_of(request)
+        call, event = fields.get("callId"), text(fields.get("eventType"))
+        if event != "disconnect":
+            return call_status(call, event, EVENTS)
+        cause = text(fields.get("cause"))
+        detail = text(fields.get("errorMessage")) or cause
+        return call_status(call, event, {event: CAUSES.get(cause, "failed")}, detail)
+
+    # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; user and password travel with the addresses that are asked."""
+        del now_s
+        application = account.options.get("application_id", "")
+        if not application:
+            return None
+        proof = {"username": account.user, "password": account.password}
+        proof = proof if account.password else {}
+        body: dict[str, Any] = {
+            "applicationId": application,
+            "from": call.from_number,
+            "to": call.to,
+            "answerUrl": call.answer_url,
+            "answerMethod": "POST",
+            "disconnectUrl": call.status_url,
+            "disconnectMethod": "POST",
+            "callTimeout": min(call.ring_s, MOST_RING_S),
+            **proof,
+        }
+        if call.detect:
+            body["machineDetection"] = {
+                "mode": "async",
+                "callbackUrl": call.status_url,
+                "callbackMethod": "POST",
+                **proof,
+            }
+        return self._post(account, "", body)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``callId``."""
+        return dialled(answer, "callId")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``machineDetectionComplete``."""
+        fields = fields_of(request)
+        if fields.get("eventType") != "machineDetectionComplete":
+            return None
+        found = obj(fields.get("machineDetectionResult")).get("value")
+        return detected(fields.get("callId"), text(found) or fields.get("value"), MACHINE)
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Ends a call that rings."""
+        del now_s
+        return self._post(account, f"/{path_part(call.call_id)}", {"state": "completed"})
+
+    def transfer(
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch other BXML."""
+        del phone, now_s
+        return self._redirect(account, call, handing)
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """``<Transfer>``: https://dev.bandwidth.com/docs/voice/bxml/transfer."""
+        about = {"callTimeout": str(handing.ring_s)}
+        if E164.fullmatch(call.from_number):
+            about["transferCallerId"] = call.from_number
+        if handing.over_url:
+            about["transferCompleteUrl"] = handing.over_url
+            if account.password:
+                about |= {"username": account.user, "password": account.password}
+        number = element("PhoneNumber", {}, content(phone))
+        body = element("Transfer", about, number) + "<Hangup/>"
+        return Document(document(body), "application/xml")
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``transferComplete``: the cause is that of the leg that was dialled last."""
+        fields = fields_of(request)
+        if fields.get("eventType") != "transferComplete":
+            return None
+        cause = text(fields.get("cause"))
+        return DialOver(cause == "hangup", short(cause))
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch the ``<Bridge>`` to the other."""
+        del other, room, now_s
+        return self._redirect(account, call, handing)
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """``<Bridge>``; when one hangs up, the other is hung up."""
+        del room
+        body = element("Bridge", {}, content(other.call_id)) + "<Hangup/>"
+        return Document(document(body), "application/xml")
+
+    def hung_up(self) -> Document:
+        """``<Hangup/>``."""
+        return Document(document("<Hangup/>"), "application/xml")
+
+    def _redirect(self, account: Account, call: LiveCall, handing: Handing) -> RestRequest | None:
+        if not handing.document_url:
+            return None
+        body = {"redirectUrl": handing.document_url, "redirectMethod": "POST"}
+        if account.password:
+            body |= {"username": account.user, "password": account.password}
+        return self._post(account, f"/{path_part(call.call_id)}", body)
+
+    def _post(self, account: Account, path: str, body: Mapping[str, Any]) -> RestRequest | None:
+        owner = account.options.get("account_id", "")
+        if not (account.secret and account.id and owner):
+            return None
+        grant = {"grant_type": "client_credentials"}
+        token = RestRequest("POST", TOKEN_URL, basic(account.id, account.secret), form=grant)
+        url = f"{account.api or self.api}/accounts/{path_part(owner)}/calls{path}"
+        return RestRequest("POST", url, json=dict(body), token=token)
+
     def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
         """``<SpeakSentence>``; this answers the call."""
         del account, call
@@ -189,5 +362,12 @@ CARRIER = Bandwidth(
     docs="https://dev.bandwidth.com/docs/voice/bxml/startStream",
     paste="the voice application's call initiated callback URL",
     credential="password",
-    unverified="every message: they rest on documentation of 2023 and one other project's code",
+    unverified="every message: they rest on documentation of 2023 and one other project's code; "
+    "whether a call that still rings can be ended",
+    has_status=True,
+    moves_calls=True,
+    joins_calls="caller",
+    tells_keys=False,
+    dial_keys=("account_id", "client_id", "client_secret", "application_id"),
+    detection="`machineDetection`, asynchronous",
 )

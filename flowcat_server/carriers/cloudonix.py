@@ -16,12 +16,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flowcat_server.carriers._http import call_status, fields_of, path_part, ringing
+from flowcat_server.carriers._http import (
+    call_status,
+    dialled,
+    fields_of,
+    path_part,
+    ringing,
+    with_password,
+)
 from flowcat_server.carriers._twilio import STATUSES, TwilioLike, dial
 from flowcat_server.carriers._values import first
 from flowcat_server.core.carrier import (
+    NOWHERE,
     Account,
     CallStatus,
+    Dial,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -62,6 +72,25 @@ class Cloudonix(TwilioLike):
         told = call_status(call, fields.get("disposition"), DISPOSITIONS)
         return told or call_status(call, first(fields, ("CallStatus", "status")), STATUSES)
 
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call whose document is asked of us."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        url = f"{account.api or self.api}/calls/{path_part(account.id)}/application"
+        body = {
+            "destination": call.to,
+            "caller-id": call.from_number,
+            "url": with_password(call.answer_url, account),
+            "callback": with_password(call.status_url, account),
+            "timeout": call.ring_s,
+        }
+        return RestRequest("POST", url, f"Bearer {account.secret}", json=body)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``token``, by which the session is known."""
+        return dialled(answer, "token")
+
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends the session."""
         del now_s
@@ -75,7 +104,12 @@ class Cloudonix(TwilioLike):
         return RestRequest("DELETE", url, f"Bearer {account.secret}")
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Gives the session a new document."""
         del now_s
@@ -86,7 +120,7 @@ class Cloudonix(TwilioLike):
             f"{account.api or self.api}/calls/{path_part(owner)}"
             f"/sessions/{path_part(call.call_id)}/application"
         )
-        document = dial(phone, call.from_number)
+        document = dial(phone, call.from_number, handing)
         return RestRequest("POST", url, f"Bearer {account.secret}", json={"cxml": document})
 
 
@@ -101,5 +135,6 @@ CARRIER = Cloudonix(
     unverified="names in webhooks and callbacks, and the API: they rest on other projects' code",
     has_status=True,
     moves_calls=True,
+    dial_keys=("domain", "api_token"),
     api="https://api.cloudonix.io",
 )

@@ -83,9 +83,9 @@ class Stream(PcmStream):
         """Drops what was not played."""
         return '{"type":"killAudio"}'
 
-    def end(self, reason: str) -> Sequence[Message]:
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
         """Ends the stream."""
-        del reason
+        del reason, target
         return ['{"type":"disconnect"}'] if self._started else ()
 
 
@@ -110,6 +110,7 @@ CARRIER = FreeSwitch(
     credential="password",
     unverified="playback of binary audio: only modules with full-duplex playback do it",
     has_webhook=False,
+    tells_keys=False,
     handshake_suffices=True,
     basic_on_socket=True,
 )

@@ -66,6 +66,8 @@ MAX_AGE_S = 10
 MAX_AHEAD_S = 3
 """How old a signature may be, and how far our clock may lag behind theirs."""
 MIN_NONCE_CHARS = 22
+ACTION, TARGET = "flowcatAction", "flowcatTarget"
+"""Output variables of the flow's action where a call is passed on: ``transfer``, and to whom."""
 PROBE = "00000000-0000-0000-0000-000000000000"
 COVERED = (
     "@request-target",
@@ -188,12 +190,18 @@ class Stream(PcmStream):
         barge_in = {"type": "barge_in", "data": {}}
         return self._message("event", {"entities": [barge_in]})
 
-    def end(self, reason: str) -> Sequence[Message]:
-        """Asks for the end; ``close`` follows."""
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
+        """Asks for the end; ``close`` follows.
+
+        The flow that called us finds in `ACTION` and `TARGET` that the call is to go on.
+        """
         if not self._session:
             return ()
         why = "error" if reason in _FAULTS else "completed"
-        return [self._message("disconnect", {"reason": why})]
+        about: dict[str, Any] = {"reason": why}
+        if target:
+            about["outputVariables"] = {ACTION: "transfer", TARGET: target}
+        return [self._message("disconnect", about)]
 
     def _message(self, kind: str, about: Mapping[str, Any] | None = None) -> str:
         self._sent += 1
@@ -342,5 +350,6 @@ CARRIER = Genesys(
     credential="client_secret",
     unverified="byte order of L16; when a client answers 429",
     has_webhook=False,
+    returns_to_flow=True,
     handshake_suffices=True,
 )

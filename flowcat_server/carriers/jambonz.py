@@ -21,7 +21,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowcat_server.carriers._http import call_status, fields_of, ringing
+from flowcat_server.carriers._http import (
+    Answer,
+    call_status,
+    detected,
+    dialled,
+    fields_of,
+    path_part,
+    ringing,
+)
 from flowcat_server.carriers._pcm_stream import PcmStream
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
@@ -39,16 +47,24 @@ from flowcat_server.carriers._values import (
 )
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
+    NOWHERE,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
+    DialOver,
     Document,
     Fed,
+    Handing,
     Ignored,
+    LiveCall,
     MarkPlayed,
     Message,
     Request,
+    RestRequest,
     Ringing,
     Sending,
     Started,
@@ -69,6 +85,16 @@ STATUSES: Mapping[str, Status] = {
     "busy": "busy",
     "no-answer": "no-answer",
 }
+AMD: Mapping[str, Answer] = {
+    "amd_human_detected": ("human", False),
+    "amd_machine_detected": ("machine", False),
+    "amd_no_speech_detected": ("unknown", False),
+    "amd_decision_timeout": ("unknown", False),
+    "amd_machine_stopped_speaking": ("machine", True),
+    "amd_tone_detected": ("machine", True),
+}
+"""``type`` of what is posted to ``amd.actionHook``:
+https://docs.jambonz.org/guides/features/answering-machine-detection."""
 _CALL = ("callSid", "call_sid")
 
 
@@ -119,15 +145,17 @@ class Stream(PcmStream):
         """Drops what was not played."""
         return '{"type":"killAudio"}'
 
-    def end(self, reason: str) -> Sequence[Message]:
-        """Ends the verb; the next one hangs up."""
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
+        """Ends the verb; the next one hangs up, unless the call has been given others."""
         del reason
-        return ['{"type":"disconnect"}'] if self._started else ()
+        return ['{"type":"disconnect"}'] if self._started and not target else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jambonz(Carrier):
     """Verbs in JSON, signed webhooks."""
+
+    api: str = "https://api.jambonz.cloud/v1"
 
     def open(self, account: Account, handshake: Request) -> CarrierStream:
         """A new media socket; what we send was asked for in the answer."""
@@ -177,6 +205,11 @@ class Jambonz(Carrier):
             say["synthesizer"] = {"language": language}
         return Document(encode_json([say, _DECLINE]), "application/json")
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        del account, call
+        return Document(encode_json([{"verb": "hangup"}]), "application/json")
+
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """Any ``v1`` over the time and the body, as it came or written compactly."""
         stamp, offered = _parts(request.headers.get("jambonz-signature", ""))
@@ -199,7 +232,115 @@ class Jambonz(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``call_status`` of a status callback."""
         fields = fields_of(request)
-        return call_status(fields.get("call_sid"), fields.get("call_status"), STATUSES)
+        detail = first(fields, ("sip_reason", "sip_status"))
+        return call_status(fields.get("call_sid"), fields.get("call_status"), STATUSES, detail)
+
+    # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; its speech settings are the application's, of which none is used."""
+        del now_s
+        application = account.options.get("application_sid", "")
+        if not (account.secret and account.id and application):
+            return None
+        body: dict[str, Any] = {
+            "application_sid": application,
+            "from": call.from_number,
+            "to": {"type": "phone", "number": call.to},
+            "call_hook": {"url": call.answer_url, "method": "POST"},
+            "call_status_hook": {"url": call.status_url, "method": "POST"},
+            "timeout": call.ring_s,
+            "timeLimit": call.limit_s,
+        }
+        if call.detect:
+            body["amd"] = {"actionHook": call.status_url}
+        url = f"{account.api or self.api}/Accounts/{path_part(account.id)}/Calls"
+        return RestRequest("POST", url, f"Bearer {account.secret}", json=body)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``sid``."""
+        return dialled(answer, "sid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """``type`` of an event of its detection."""
+        fields = fields_of(request)
+        return detected(fields.get("call_sid"), fields.get("type"), AMD)
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Ends a call that rings."""
+        del now_s
+        if not (account.secret and account.id):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Accounts/{path_part(account.id)}/Calls/{path_part(call.call_id)}"
+        body = {"call_status": "no-answer"}
+        return RestRequest("PUT", url, f"Bearer {account.secret}", json=body)
+
+    def transfer(
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch other verbs."""
+        del phone, now_s
+        return self._redirect(account, call, handing)
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """The verb ``dial``: https://docs.jambonz.org/verbs/verbs/dial."""
+        del account
+        verb: dict[str, Any] = {
+            "verb": "dial",
+            "target": [{"type": "phone", "number": phone}],
+            "answerOnBridge": True,
+            "timeout": handing.ring_s,
+        }
+        if E164.fullmatch(call.from_number):
+            verb["callerId"] = call.from_number
+        if handing.over_url:
+            verb["actionHook"] = {"url": handing.over_url, "method": "POST"}
+        return Document(encode_json([verb, {"verb": "hangup"}]), "application/json")
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``dial_call_status`` of what ``actionHook`` asks."""
+        status = text(fields_of(request).get("dial_call_status"))
+        return DialOver(status in ("completed", "in-progress"), short(status)) if status else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Has the call fetch the verb that puts it into a conference."""
+        del other, room, now_s
+        return self._redirect(account, call, handing)
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """The verb ``conference``, which ends when one of them leaves it."""
+        del other
+        verb = {"verb": "conference", "name": room, "endConferenceOnExit": True, "beep": False}
+        return Document(encode_json([verb, {"verb": "hangup"}]), "application/json")
+
+    def hung_up(self) -> Document:
+        """The verb ``hangup``."""
+        return Document(encode_json([{"verb": "hangup"}]), "application/json")
+
+    def _redirect(self, account: Account, call: LiveCall, handing: Handing) -> RestRequest | None:
+        owner = account.id or call.account_id
+        if not (account.secret and owner and handing.document_url):
+            return None
+        api = account.api or self.api
+        url = f"{api}/Accounts/{path_part(owner)}/Calls/{path_part(call.call_id)}"
+        body = {"call_hook": {"url": handing.document_url, "method": "POST"}}
+        return RestRequest("PUT", url, f"Bearer {account.secret}", json=body)
 
 
 def _parts(header: str) -> tuple[str, list[str]]:
@@ -227,8 +368,13 @@ CARRIER = Jambonz(
     paste="the application's calling webhook (POST); its call status webhook is the same with "
     "/status/",
     credential="webhook_secret",
-    unverified="how exactly the signed body is written",
+    unverified="how exactly the signed body is written; whether a call that is made takes our "
+    "`call_hook` rather than its application's",
     has_status=True,
+    moves_calls=True,
+    joins_calls="both",
+    dial_keys=("account_sid", "api_key", "application_sid"),
+    detection="`amd`",
     subprotocols=("audio.jambonz.org", "audio.drachtio.org"),
     basic_on_socket=True,
 )

@@ -32,6 +32,11 @@ CARRIER = PlivoLike(
     unverified="byte order of L16 (`byte_order`); the handshake's signature, which is not asked "
     "for; `sendDTMF`",
     has_status=True,
+    moves_calls=True,
+    joins_calls="both",
+    sends_keys="socket",
+    dial_keys=("auth_id", "auth_token"),
+    detection="`machine_detection`",
     ticket_in="query",
     dialect=Dialect(
         ids=("streamId",),

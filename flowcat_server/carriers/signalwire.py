@@ -41,6 +41,10 @@ CARRIER = SignalWire(
     unverified="byte order of L16 (`byte_order`); whether `Twiml=` moves a live call",
     has_status=True,
     moves_calls=True,
+    joins_calls="both",
+    sends_keys="socket",
+    dial_keys=("space", "project_id", "api_token"),
+    detection="`MachineDetection` with `AsyncAmd`",
     dialect=Dialect(keys="digit"),
     signature_headers=("x-signalwire-signature", "x-twilio-signature"),
 )

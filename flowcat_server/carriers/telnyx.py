@@ -21,7 +21,7 @@ https://developers.telnyx.com/docs/voice/programmable-voice/media-streaming.
 
 from __future__ import annotations
 
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +29,32 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from flowcat_server.carriers._http import E164, call_status, json_fields, path_part, ringing
+from flowcat_server.carriers._http import (
+    CALL_ID,
+    Answer,
+    call_status,
+    detected,
+    dialled,
+    json_fields,
+    path_part,
+    ringing,
+)
 from flowcat_server.carriers._json_stream import Dialect, Settings
 from flowcat_server.carriers._order import OrderedJsonStream
-from flowcat_server.carriers._twilio import STATUSES, TwilioLike
-from flowcat_server.carriers._values import audio_format, obj, text
+from flowcat_server.carriers._twilio import EVENTS, MOST_S, STATUSES, TwilioLike
+from flowcat_server.carriers._values import audio_format, obj, short, text
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
+    E164,
+    NOWHERE,
     Account,
     CallStatus,
     CarrierStream,
+    Detected,
+    Dial,
+    DialOver,
     Document,
+    Handing,
     LiveCall,
     Request,
     RestRequest,
@@ -65,6 +80,26 @@ _EVENTS: Mapping[str, Status] = {
     "call.ringing": "ringing",
     "call.answered": "answered",
 }
+RESULTS: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "human_residence": ("human", False),
+    "human_business": ("human", False),
+    "machine": ("machine", False),
+    "fax_detected": ("fax", False),
+    "silence": ("unknown", False),
+    "not_sure": ("unknown", False),
+    "beep_detected": ("machine", True),
+    "ended": ("machine", True),
+}
+"""Of ``call.machine[.premium].detection.ended`` and ``.greeting.ended``."""
+_GREETING_OVER = frozenset({"call.machine.greeting.ended", "call.machine.premium.greeting.ended"})
+_DETECTION = frozenset({"call.machine.detection.ended", "call.machine.premium.detection.ended"})
+OURS = b64encode(b"flowcat-server").decode()
+"""``client_state`` of the calls that we make: it comes back in every event of theirs."""
+HANDED = "flowcat-server handed "
+"""``client_state`` of the leg that a call is passed on to, before the call's own id."""
+DIALLED = "call-control-dialled"
+"""What `Ringing.account_id` says of such a call, when it was answered."""
 NO_API_KEY = "carriers.telnyx.api_key is needed to answer calls of a Call Control application"
 CALL_CONTROL = "call-control"
 """What `Ringing.account_id` says of a call that is answered through the API."""
@@ -100,14 +135,18 @@ class Telnyx(TwilioLike):
                 fields.get("AccountSid"),
             )
         event, payload = _event(request)
-        if event != "call.initiated" or payload.get("direction") != "incoming":
+        if event == "call.initiated" and payload.get("direction") == "incoming":
+            kind = CALL_CONTROL
+        elif event == "call.answered" and payload.get("client_state") == OURS:
+            kind = DIALLED
+        else:
             return None
         return ringing(
             request,
             payload.get("call_control_id"),
             payload.get("from"),
             payload.get("to"),
-            CALL_CONTROL,
+            kind,
         )
 
     def is_report(self, request: Request) -> bool:
@@ -126,8 +165,8 @@ class Telnyx(TwilioLike):
     def answer(
         self, account: Account, call: Ringing, url: str, parameters: Mapping[str, str]
     ) -> Document:
-        """A document; for Call Control nothing but the request that answers the call."""
-        if call.account_id != CALL_CONTROL:
+        """A document; for Call Control nothing but the request that connects the call."""
+        if call.account_id not in (CALL_CONTROL, DIALLED):
             return TwilioLike.answer(self, account, call, url, parameters)
         if not account.secret:
             return Document(NO_API_KEY, "text/plain", status=503)
@@ -140,7 +179,8 @@ class Telnyx(TwilioLike):
         }
         if rate != "8000":  # known to other requests that start a stream, but not listed here
             stream["stream_bidirectional_sampling_rate"] = int(rate)
-        return Document("", "text/plain", rest=self._act(account, call.call_id, "answer", stream))
+        action = "answer" if call.account_id == CALL_CONTROL else "streaming_start"
+        return Document("", "text/plain", rest=self._act(account, call.call_id, action, stream))
 
     def busy(self, account: Account, call: Ringing) -> Document:
         """The caller hears a busy tone."""
@@ -148,6 +188,12 @@ class Telnyx(TwilioLike):
             return TwilioLike.busy(self, account, call)
         cause = {"cause": "USER_BUSY"}
         return Document("", "text/plain", rest=self._act(account, call.call_id, "reject", cause))
+
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Hangs up."""
+        if call.account_id != DIALLED:
+            return TwilioLike.drop(self, account, call)
+        return Document("", "text/plain", rest=self._act(account, call.call_id, "hangup", {}))
 
     def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
         """A TeXML document speaks; a Call Control call would have to be answered first."""
@@ -177,9 +223,43 @@ class Telnyx(TwilioLike):
         if event != "call.hangup":
             return call_status(call, event, _EVENTS)
         cause = text(payload.get("hangup_cause")).lower()
-        return call_status(call, "hangup", {"hangup": HANGUP_CAUSES.get(cause, "failed")})
+        return call_status(call, "hangup", {"hangup": HANGUP_CAUSES.get(cause, "failed")}, cause)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call of a TeXML application, if one is configured, else of Call Control."""
+        del now_s
+        if not account.secret:
+            return None
+        api, proof = account.api or self.api, f"Bearer {account.secret}"
+        application = account.options.get("texml_application_id", "")
+        owner = account.options.get("account_id", "")
+        if application and owner:
+            url = f"{api}/texml/Accounts/{path_part(owner)}/Calls"
+            return RestRequest("POST", url, proof, json=_texml(application, call))
+        connection = account.options.get("connection_id", "")
+        if not connection:
+            return None
+        return RestRequest("POST", f"{api}/calls", proof, json=_call_control(connection, call))
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``call_control_id``; of TeXML the first webhook tells it."""
+        return dialled(answer, "data", "call_control_id") or dialled(answer, "sid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """The events of Call Control, ``AnsweredBy`` of TeXML."""
+        if request.form is not None:
+            return TwilioLike.read_detection(self, request)
+        event, payload = _event(request)
+        call, result = payload.get("call_control_id"), payload.get("result")
+        if event in _GREETING_OVER:
+            return detected(call, "ended", RESULTS)
+        return detected(call, result, RESULTS) if event in _DETECTION else None
+
+    def outlives(self, account_id: str) -> bool:
+        """Call Control knows no document whose end would end the call."""
+        return account_id in (CALL_CONTROL, DIALLED)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""
@@ -187,12 +267,49 @@ class Telnyx(TwilioLike):
         return self._act(account, call.call_id, "hangup", {})
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
-        """Passes a live call on."""
+        """Passes a live call on; it stays with us until somebody answers."""
         del now_s
-        shown = {"from": call.from_number} if E164.fullmatch(call.from_number) else {}
-        return self._act(account, call.call_id, "transfer", {"to": phone, **shown})
+        body: dict[str, Any] = {"to": phone, "timeout_secs": handing.ring_s}
+        if E164.fullmatch(call.from_number):
+            body["from"] = call.from_number
+        body["target_leg_client_state"] = b64encode(f"{HANDED}{call.call_id}".encode()).decode()
+        return self._act(account, call.call_id, "transfer", body)
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """An event of the new leg, which carries what `transfer` gave it."""
+        event, payload = _event(request)
+        call_id = _handed(text(payload.get("client_state")))
+        if not call_id or event not in ("call.bridged", "call.hangup"):
+            return None
+        cause = text(payload.get("hangup_cause")).lower()
+        return DialOver(event == "call.bridged", short(cause), call_id)
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Bridges the two."""
+        del room, now_s, handing
+        return self._act(account, call.call_id, "bridge", {"call_control_id": other.call_id})
+
+    def send_keys(
+        self, account: Account, call: LiveCall, keys: str, now_s: int
+    ) -> RestRequest | None:
+        """``send_dtmf``, which knows ``w`` too."""
+        del now_s
+        return self._act(account, call.call_id, "send_dtmf", {"digits": keys})
 
     def _act(
         self, account: Account, call_id: str, action: str, body: Mapping[str, Any]
@@ -204,6 +321,55 @@ class Telnyx(TwilioLike):
         return RestRequest(
             "POST", url, f"Bearer {account.secret}", json=dict(body), gone_status=(404, 422)
         )
+
+
+def _handed(state: str) -> str:
+    """The id of the call that was passed on; empty: this is no leg of such a transfer."""
+    try:
+        said = b64decode(state, validate=True).decode()
+    except ValueError:
+        return ""
+    call_id = said.removeprefix(HANDED)
+    return call_id if call_id != said and CALL_ID.fullmatch(call_id) else ""
+
+
+def _texml(application: str, call: Dial) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "ApplicationSid": application,
+        "To": call.to,
+        "From": call.from_number,
+        "Url": call.answer_url,
+        "StatusCallback": call.status_url,
+        "StatusCallbackMethod": "POST",
+        "StatusCallbackEvent": " ".join(EVENTS),
+        "Timeout": call.ring_s,
+        "TimeLimit": min(call.limit_s, MOST_S),
+    }
+    if call.detect:
+        body |= {
+            "MachineDetection": "DetectMessageEnd" if call.await_greeting else "Enable",
+            "AsyncAmd": True,
+            "AsyncAmdStatusCallback": call.status_url,
+            "AsyncAmdStatusCallbackMethod": "POST",
+        }
+    return body
+
+
+def _call_control(connection: str, call: Dial) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "connection_id": connection,
+        "to": call.to,
+        "from": call.from_number,
+        "webhook_url": call.answer_url,
+        "webhook_url_method": "POST",
+        "timeout_secs": call.ring_s,
+        "time_limit_secs": min(call.limit_s, MOST_S),
+        "client_state": OURS,
+    }
+    if call.detect:
+        mode = "greeting_end" if call.await_greeting else "detect"
+        body["answering_machine_detection"] = mode
+    return body
 
 
 def _sending(audio: AudioFormat) -> Sending:
@@ -244,6 +410,11 @@ CARRIER = Telnyx(
     "fields of `error`; whether `media` ever comes out of order",
     has_status=True,
     moves_calls=True,
+    joins_calls="caller",
+    reports_dials=True,
+    sends_keys="api",
+    dial_keys=("api_key", "connection_id"),
+    detection="`answering_machine_detection`; TeXML: `MachineDetection` with `AsyncAmd`",
     ticket_in="path",
     dialect=Dialect(ids=()),
     api="https://api.telnyx.com/v2",

@@ -31,6 +31,9 @@ CARRIER = TwilioLike(
     unverified="whether a `clear` returns the marks that were waiting",
     has_status=True,
     moves_calls=True,
+    joins_calls="both",
+    dial_keys=("account_sid", "auth_token"),
+    detection="`MachineDetection` with `AsyncAmd`",
     signature_headers=("x-twilio-signature",),
     api="https://api.twilio.com/2010-04-01",
 )

@@ -45,6 +45,10 @@ CARRIER = Vobiz(
     unverified="which of two texts its signature covers; the API, which rests on other projects' "
     "code; byte order of L16",
     has_status=True,
+    moves_calls=True,
+    tells_keys=False,
+    dial_keys=("auth_id", "auth_token"),
+    detection="`machine_detection`",
     ticket_in="query",
     dialect=Dialect(
         ids=("streamId",),

@@ -19,12 +19,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flowcat_server.carriers import _jwt
 from flowcat_server.carriers._http import (
-    E164,
+    Answer,
     call_status,
+    detected,
+    dialled,
     fields_of,
     path_part,
     ringing,
@@ -44,12 +46,19 @@ from flowcat_server.carriers._values import (
     text,
 )
 from flowcat_server.core.carrier import (
+    E164,
+    NOWHERE,
+    OVER,
     Account,
     CallStatus,
     Carrier,
     CarrierStream,
+    Detected,
+    Dial,
+    DialOver,
     Document,
     Fed,
+    Handing,
     Ignored,
     LiveCall,
     MarkPlayed,
@@ -80,6 +89,17 @@ STATUSES: Mapping[str, Status] = {
     "failed": "failed",
     "completed": "completed",
 }
+MACHINE: Mapping[str, Answer] = {
+    "human": ("human", False),
+    "machine": ("machine", False),
+    "beep_start": ("machine", True),
+    "beep_timeout": ("machine", True),
+}
+"""``status`` and, once the greeting is over, ``sub_state``:
+https://developer.vonage.com/en/voice/voice-api/concepts/advanced-machine-detection."""
+BEEP_WAIT_S = 45
+MIN_RING_S, MOST_RING_S = 1, 120
+MOST_S = 7200
 _NOT_PARAMETERS = frozenset({"event", "content-type", "call_uuid"})
 
 
@@ -176,6 +196,11 @@ class Vonage(Carrier):
         talk = {"action": "talk", "text": text} | ({"language": language} if language else {})
         return Document(encode_json([talk]), "application/json")
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """An NCCO with nothing to do ends the call."""
+        del account, call
+        return Document("[]", "application/json")
+
     def verify(self, request: Request, account: Account, now_s: int) -> Verdict | None:
         """The token's signature, its issuer, age and owner, and the body's hash."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
@@ -190,16 +215,54 @@ class Vonage(Carrier):
     def read_status(self, request: Request) -> CallStatus | None:
         """``status`` of an event."""
         fields = fields_of(request)
-        return call_status(fields.get("uuid"), fields.get("status"), STATUSES)
+        detail = first(fields, ("detail", "reason", "sip_code"))
+        return call_status(fields.get("uuid"), fields.get("status"), STATUSES, detail)
 
     # --- the API ----------------------------------------------------------------------------
+
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; who answers is told while our NCCO runs already."""
+        body: dict[str, Any] = {
+            "to": [{"type": "phone", "number": call.to.lstrip("+")}],
+            "from": {"type": "phone", "number": call.from_number.lstrip("+")},
+            "answer_url": [call.answer_url],
+            "answer_method": "POST",
+            "event_url": [call.status_url],
+            "event_method": "POST",
+            "ringing_timer": max(MIN_RING_S, min(call.ring_s, MOST_RING_S)),
+            "length_timer": min(call.limit_s, MOST_S),
+        }
+        if call.detect:
+            body["advanced_machine_detection"] = {
+                "behavior": "continue",
+                "mode": "default",
+                "beep_timeout": BEEP_WAIT_S,
+            }
+        # Each call has addresses of its own, so that no two requests have the same name.
+        return self._request("POST", "", body, account, call.answer_url, now_s)
+
+    def read_dialled(self, answer: bytes) -> str:
+        """``uuid``."""
+        return dialled(answer, "uuid")
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """The statuses ``human`` and ``machine``."""
+        fields = fields_of(request)
+        status = text(fields.get("status"))
+        heard = first(fields, ("sub_state",)) if status == "machine" else None
+        return detected(fields.get("uuid"), heard or status, MACHINE)
 
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call."""
         return self._update(account, call, {"action": "hangup"}, now_s)
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Gives a live call an NCCO that connects it to another number."""
         number = phone.lstrip("+")
@@ -208,7 +271,54 @@ class Vonage(Carrier):
             "endpoint": [{"type": "phone", "number": number}],
         }
         connect |= _shown(call.from_number)
-        destination = {"type": "ncco", "ncco": [connect]}
+        if handing.over_url:
+            # An event that is waited for: its answer replaces what follows.
+            connect |= {
+                "timeout": handing.ring_s,
+                "eventType": "synchronous",
+                "eventUrl": [handing.over_url],
+                "eventMethod": "POST",
+            }
+        return self._replace(account, call, connect, now_s)
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """``status`` of the leg that was dialled."""
+        status = text(fields_of(request).get("status"))
+        told = STATUSES.get(status)
+        return DialOver(told == "completed", short(status)) if told in OVER else None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Moves the call into a conversation that ends when one of them leaves it."""
+        del other, handing
+        entered = {"action": "conversation", "name": room, "endOnExit": True}
+        return self._replace(account, call, entered, now_s)
+
+    def hung_up(self) -> Document:
+        """An NCCO without actions: the call ends with it."""
+        return Document("[]", "application/json")
+
+    def send_keys(
+        self, account: Account, call: LiveCall, keys: str, now_s: int
+    ) -> RestRequest | None:
+        """``PUT .../dtmf``; it has no A to D, and ``p`` for a pause."""
+        if set(keys) & set("ABCD"):
+            return None
+        path = f"/{path_part(call.call_id)}/dtmf"
+        body = {"digits": keys.replace("w", "p")}
+        return self._request("PUT", path, body, account, f"{call.call_id}-{keys}", now_s)
+
+    def _replace(
+        self, account: Account, call: LiveCall, action: Mapping[str, Any], now_s: int
+    ) -> RestRequest | None:
+        destination = {"type": "ncco", "ncco": [dict(action)]}
         return self._update(
             account, call, {"action": "transfer", "destination": destination}, now_s
         )
@@ -216,20 +326,34 @@ class Vonage(Carrier):
     def _update(
         self, account: Account, call: LiveCall, body: Mapping[str, Any], now_s: int
     ) -> RestRequest | None:
+        path = f"/{path_part(call.call_id)}"
+        # Two requests of a call in a second are the same one.
+        name = f"{call.call_id}-{now_s}-{body['action']}"
+        return self._request("PUT", path, body, account, name, now_s)
+
+    def _request(
+        self,
+        method: Literal["POST", "PUT"],
+        path: str,
+        body: Mapping[str, Any],
+        account: Account,
+        name: str,
+        now_s: int,
+    ) -> RestRequest | None:
+        """A request about calls; `name` is unique, as the API asks."""
         if not (account.id and account.secret):
             return None
         claims = {
             "application_id": account.id,
             "iat": now_s,
             "exp": now_s + TOKEN_LIFETIME_S,
-            # Unique, as the API asks; two requests of a call in a second are the same one.
-            "jti": f"{call.call_id}-{now_s}-{body['action']}",
+            "jti": name,
         }
         token = _jwt.make(claims, account.secret)
         if not token:
             return None
-        url = f"{account.api or self.api}/v1/calls/{path_part(call.call_id)}"
-        return RestRequest("PUT", url, f"Bearer {token}", json=dict(body))
+        url = f"{account.api or self.api}/v1/calls{path}"
+        return RestRequest(method, url, f"Bearer {token}", json=dict(body))
 
 
 def _shown(number: str) -> dict[str, Any]:
@@ -265,8 +389,13 @@ CARRIER = Vonage(
     docs="https://developer.vonage.com/en/voice/voice-api/concepts/websockets",
     paste="the application's answer URL (GET or POST); its event URL is the same with /status/",
     credential="signature_secret",
-    unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET",
+    unverified="whether answer webhooks of every account are signed; `payload_hash` of a GET; "
+    "that machine detection of mode `default` leaves our NCCO running",
     has_status=True,
     moves_calls=True,
+    joins_calls="both",
+    sends_keys="api",
+    dial_keys=("application_id", "private_key"),
+    detection="`advanced_machine_detection`",
     outlives_socket=True,
 )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the database library is slow to import: only where it is us
     from flowcat_server.records.models import CallRecord, CallSummary
     from flowcat_server.records.store import Store
 
+NOT_YET = ("dialling", "ringing")
 _FAULTS = {ended.PROVIDER_FAILED, ended.SERVER_ERROR, ended.SERVER_KILLED, ended.CARRIER_PROTOCOL}
 
 
@@ -137,13 +138,13 @@ def _state(call: CallSummary, orphans: set[str]) -> str:
 
 
 def _table(calls: Sequence[CallSummary], orphans: set[str]) -> Iterator[str]:
-    heads = ("ID", "STARTED", "DOOR", "FROM", "LENGTH", "TURNS", "LATENCY", "ENDED")
+    heads = ("ID", "STARTED", "DOOR", "WHO", "LENGTH", "TURNS", "LATENCY", "ENDED")
     rows = [
         (
             call.id,
             _local(call.accepted_at),
             escape(call.channel),
-            escape(call.from_number) or "-",
+            _who(call),
             "-" if call.duration_ms is None else _clock(call.duration_ms)[:-2],
             f"{call.turns}" + (f" ({call.interruptions} cut)" if call.interruptions else ""),
             "-" if call.latency_ms is None else f"{call.latency_ms} ms",
@@ -156,6 +157,13 @@ def _table(calls: Sequence[CallSummary], orphans: set[str]) -> Iterator[str]:
         yield _columns(row, widths) + _ending(call, orphans)
 
 
+def _who(call: CallSummary) -> str:
+    """The number at the far end."""
+    if call.direction == "outbound":
+        return f"to {escape(call.to_number)}"
+    return escape(call.from_number) or "-"
+
+
 def _columns(row: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=True))
 
@@ -163,7 +171,7 @@ def _columns(row: Sequence[str], widths: Sequence[int]) -> str:
 def _ending(call: CallSummary, orphans: set[str]) -> str:
     state = _state(call, orphans)
     if state == "live":
-        return _coloured("live", "green")
+        return _coloured(call.progress if call.progress in NOT_YET else "live", "green")
     if state == "orphaned":
         return _coloured("orphaned (its server is gone; the next start ends it)", "red")
     reason = escape(call.ended_reason)
@@ -217,6 +225,9 @@ def _head(call: CallRecord, orphans: set[str]) -> Iterator[str]:
     if summary.from_number or summary.to_number:
         numbers = f"{escape(summary.from_number) or '?'} to {escape(summary.to_number) or '?'}"
         yield f"Numbers    {numbers}"
+    if summary.dialled_at is not None:
+        by = f", answered by: {escape(summary.answered_by)}" if summary.answered_by else ""
+        yield f"Dialled    {_local(summary.dialled_at)}, {escape(summary.status)}{by}"
     length = "" if summary.duration_ms is None else f", {_clock(summary.duration_ms)} long"
     yield f"Started    {_local(summary.accepted_at)}{length}"
     detail = f": {escape(summary.ended_detail)}" if summary.ended_detail else ""
@@ -291,6 +302,11 @@ def _event(event: dict[str, Any]) -> str:
             return _coloured(f"node    {escape(data['name'] or data['node'])}", "dim")
         case "digit_pressed":
             return f"key     {escape(data['digit'])}"
+        case "call_progress":
+            detail = f": {escape(data['detail'])}" if data["detail"] else ""
+            return _coloured(f"line    {escape(data['status'])}{detail}", "dim")
+        case "answer_detected":
+            return _coloured(f"answer  {escape(data['answerer'])} ({escape(data['why'])})", "dim")
         case "notice":
             text = f"{escape(data['level'])}: {escape(data['text'])}"
             return _coloured("notice  " + text, "yellow")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from flowcat_server import __version__
-from flowcat_server.cli import bench, calls, check, doctor, init, run, schema, show, version
+from flowcat_server.cli import bench, call, calls, check, doctor, init, run, schema, show, version
 from flowcat_server.cli.console import print_problems
 from flowcat_server.config.suggest import did_you_mean
 from flowcat_server.errors import ConfigError, FlowcatError
 
-COMMANDS = ("run", "check", "show", "schema", "init", "doctor", "calls", "bench", "version")
+COMMANDS = ("run", "check", "show", "schema", "init", "doctor", "call", "calls", "bench", "version")
 _EPILOG = """\
 Without a command, the agent is run: flowcat-server agent.yaml
 Without a file, $FLOWCAT_CONFIG is used, else agent.yaml, else the bundled demo agent.
@@ -106,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     schema.add_parser(commands)
     init.add_parser(commands)
     doctor.add_parser(commands)
+    call.add_parser(commands)
     calls.add_parser(commands)
     bench.add_parser(commands)
     version.add_parser(commands)

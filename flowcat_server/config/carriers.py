@@ -20,6 +20,12 @@ class Carrier(Block):
         default_factory=list,
         description="Only these addresses or networks may use this carrier's doors; empty: any.",
     )
+    dtmf: Literal["auto", "in_band", "carrier"] = Field(
+        default="auto",
+        description="Where keys come from. carrier: it tells of them; in_band: they are heard in "
+        "the caller's audio, and what the carrier tells is not counted; auto: in_band where the "
+        "carrier never tells.",
+    )
 
     def account(self) -> Account:
         """The block in the words that all carriers share."""
@@ -34,6 +40,16 @@ class _Rest(Carrier):
     )
 
 
+class _Dials(_Rest):
+    """A carrier that can make calls."""
+
+    from_number: str = Field(
+        default="",
+        pattern=r"^(\+[1-9][0-9]{6,14})?$",
+        description="Number that people see who are called, in E.164: +441234567890.",
+    )
+
+
 class _Basic(Carrier):
     """A carrier that signs nothing, and sends a password."""
 
@@ -45,11 +61,11 @@ class _Basic(Carrier):
     )
 
 
-class Twilio(_Rest):
+class Twilio(_Dials):
     """Twilio Voice with Media Streams."""
 
     account_sid: str = Field(
-        default="", description="Account SID (AC...), needed to hang up and move."
+        default="", description="Account SID (AC...), needed to hang up, move and make calls."
     )
     auth_token: SecretStr = Field(
         default=_NONE,
@@ -64,17 +80,20 @@ class Twilio(_Rest):
             webhook_key=token,
             allow_from=tuple(self.allow_from),
             api=self.api_url,
+            from_number=self.from_number,
         )
 
 
-class SignalWire(_Rest):
+class SignalWire(_Dials):
     """SignalWire, compatibility (cXML) applications."""
 
     space: str = Field(
         default="", description="Host of the space, such as example.signalwire.com, for its API."
     )
-    project_id: str = Field(default="", description="Project ID, needed to move calls.")
-    api_token: SecretStr = Field(default=_NONE, description="API token, needed to move calls.")
+    project_id: str = Field(default="", description="Project ID, needed to move and make calls.")
+    api_token: SecretStr = Field(
+        default=_NONE, description="API token, needed to move and make calls."
+    )
     signing_key: SecretStr = Field(
         default=_NONE,
         description="Checks webhook signatures; without it only loopback is served.",
@@ -94,15 +113,18 @@ class SignalWire(_Rest):
             webhook_key=self.signing_key.get_secret_value(),
             allow_from=tuple(self.allow_from),
             api=self.api_url or api,
+            from_number=self.from_number,
             options={"codec": self.codec, "byte_order": self.byte_order},
         )
 
 
-class Cloudonix(_Basic, _Rest):
+class Cloudonix(_Basic, _Dials):
     """Cloudonix voice applications (CXML)."""
 
-    domain: str = Field(default="", description="Domain, needed to hang up and move.")
-    api_token: SecretStr = Field(default=_NONE, description="API key, needed to hang up and move.")
+    domain: str = Field(default="", description="Domain, needed to hang up, move and make calls.")
+    api_token: SecretStr = Field(
+        default=_NONE, description="API key, needed to hang up, move and make calls."
+    )
 
     def account(self) -> Account:
         return Account(
@@ -112,10 +134,11 @@ class Cloudonix(_Basic, _Rest):
             password=self.password.get_secret_value(),
             allow_from=tuple(self.allow_from),
             api=self.api_url,
+            from_number=self.from_number,
         )
 
 
-class Telnyx(_Rest):
+class Telnyx(_Dials):
     """Telnyx: TeXML applications, and Call Control applications."""
 
     public_key: str = Field(
@@ -124,8 +147,19 @@ class Telnyx(_Rest):
         "only loopback is served.",
     )
     api_key: SecretStr = Field(
-        default=_NONE, description="API key: answers Call Control calls, hangs up and moves."
+        default=_NONE,
+        description="API key: answers Call Control calls, hangs up, moves and makes calls.",
     )
+    connection_id: str = Field(
+        default="",
+        description="Call Control application (connection) that makes calls.",
+    )
+    texml_application_id: str = Field(
+        default="",
+        description="TeXML application that makes calls, instead of connection_id; needs "
+        "account_id.",
+    )
+    account_id: str = Field(default="", description="The account of texml_application_id.")
     codec: Literal["PCMU", "PCMA", "L16"] = Field(
         default="PCMU", description="What the agent's speech is sent in."
     )
@@ -142,29 +176,42 @@ class Telnyx(_Rest):
             webhook_key=self.public_key,
             allow_from=tuple(self.allow_from),
             api=self.api_url,
+            from_number=self.from_number,
             options={
                 "codec": self.codec,
                 "sample_rate": str(self.sample_rate),
                 "byte_order": self.byte_order,
+                "connection_id": self.connection_id,
+                "texml_application_id": self.texml_application_id,
+                "account_id": self.account_id,
             },
         )
 
 
-class Exotel(_Basic):
+class Exotel(_Basic, _Dials):
     """Exotel AgentStream (Voicebot applet)."""
 
+    account_sid: str = Field(default="", description="Account SID, needed to make calls.")
+    api_key: str = Field(default="", description="API key, needed to make calls.")
+    api_token: SecretStr = Field(default=_NONE, description="API token, needed to make calls.")
+
     def account(self) -> Account:
-        return _basic_account(self)
+        return _basic_account(
+            self,
+            owner=self.api_key,
+            secret=self.api_token.get_secret_value(),
+            account_sid=self.account_sid,
+        )
 
 
-class _PlivoLike(_Rest):
+class _PlivoLike(_Dials):
     """A carrier in Plivo's manner."""
 
     auth_id: str = Field(default="", description="Auth ID of the account.")
     auth_token: SecretStr = Field(
         default=_NONE,
-        description="Auth token of the account: checks webhook signatures, hangs up and moves; "
-        "without it only loopback is served.",
+        description="Auth token of the account: checks webhook signatures, hangs up and makes "
+        "calls; without it only loopback is served.",
     )
     content_type: Literal["audio/x-mulaw;rate=8000", "audio/x-l16;rate=8000",
                           "audio/x-l16;rate=16000"] = Field(
@@ -182,6 +229,7 @@ class _PlivoLike(_Rest):
             webhook_key=token,
             allow_from=tuple(self.allow_from),
             api=self.api_url,
+            from_number=self.from_number,
             options={"content_type": self.content_type, "byte_order": self.byte_order},
         )
 
@@ -194,7 +242,7 @@ class Vobiz(_PlivoLike):
     """Vobiz, with its streams in Plivo's manner."""
 
 
-class Vonage(_Rest):
+class Vonage(_Dials):
     """Vonage Voice API with WebSocket endpoints."""
 
     api_key: str = Field(default="", description="API key of the account; webhooks must name it.")
@@ -204,11 +252,12 @@ class Vonage(_Rest):
         "loopback is served.",
     )
     application_id: str = Field(
-        default="", description="Application, needed to hang up and move; webhooks must name it."
+        default="",
+        description="Application, needed to hang up, move and make calls; webhooks must name it.",
     )
     private_key: SecretStr = Field(
         default=_NONE,
-        description="The application's private key (PEM), needed to hang up and move.",
+        description="The application's private key (PEM), needed to hang up, move and make calls.",
     )
     sample_rate: Literal[8000, 16000, 24000] = Field(
         default=16000, description="Hertz of the media socket."
@@ -221,6 +270,7 @@ class Vonage(_Rest):
             webhook_key=self.signature_secret.get_secret_value(),
             allow_from=tuple(self.allow_from),
             api=self.api_url,
+            from_number=self.from_number,
             options={"api_key": self.api_key, "sample_rate": str(self.sample_rate)},
         )
 
@@ -240,7 +290,7 @@ class AudioSocket(Carrier):
     )
 
 
-class Jambonz(_Basic):
+class Jambonz(_Basic, _Dials):
     """jambonz, verb listen."""
 
     webhook_secret: SecretStr = Field(
@@ -251,10 +301,20 @@ class Jambonz(_Basic):
     sample_rate: Literal[8000, 16000, 24000] = Field(
         default=8000, description="Hertz of the media socket."
     )
+    account_sid: str = Field(default="", description="Account, needed to make calls.")
+    api_key: SecretStr = Field(default=_NONE, description="API key, needed to make calls.")
+    application_sid: str = Field(
+        default="", description="Application of the calls that are made; needed for it."
+    )
 
     def account(self) -> Account:
         return _basic_account(
-            self, self.webhook_secret.get_secret_value(), sample_rate=str(self.sample_rate)
+            self,
+            self.webhook_secret.get_secret_value(),
+            owner=self.account_sid,
+            secret=self.api_key.get_secret_value(),
+            sample_rate=str(self.sample_rate),
+            application_sid=self.application_sid,
         )
 
 
@@ -279,11 +339,28 @@ class Genesys(Carrier):
         )
 
 
-class Bandwidth(_Basic):
+class Bandwidth(_Basic, _Dials):
     """Bandwidth voice applications (BXML)."""
 
+    account_id: str = Field(default="", description="Account, needed to make calls.")
+    client_id: str = Field(
+        default="", description="Client ID of the API credential (OAuth 2.0), to make calls."
+    )
+    client_secret: SecretStr = Field(
+        default=_NONE, description="Client secret of the API credential, to make calls."
+    )
+    application_id: str = Field(
+        default="", description="Voice application of from_number, needed to make calls."
+    )
+
     def account(self) -> Account:
-        return _basic_account(self)
+        return _basic_account(
+            self,
+            owner=self.client_id,
+            secret=self.client_secret.get_secret_value(),
+            account_id=self.account_id,
+            application_id=self.application_id,
+        )
 
 
 class FreeSwitch(_Basic):
@@ -297,12 +374,18 @@ class FreeSwitch(_Basic):
         return _basic_account(self, sample_rate=str(self.sample_rate))
 
 
-def _basic_account(block: _Basic, webhook_key: str = "", **options: str) -> Account:
+def _basic_account(
+    block: _Basic, webhook_key: str = "", owner: str = "", secret: str = "", **options: str
+) -> Account:
     return Account(
+        id=owner,
+        secret=secret,
         webhook_key=webhook_key,
         user=block.username,
         password=block.password.get_secret_value(),
         allow_from=tuple(block.allow_from),
+        api=getattr(block, "api_url", ""),
+        from_number=getattr(block, "from_number", ""),
         options=options,
     )
 

@@ -19,7 +19,7 @@ from flowcat_server.core.graph import Edge, Graph, Node, NodeKind
 from flowcat_server.core.keypad import Keys
 from flowcat_server.errors import Problem
 
-BUILT_IN_TOOLS = frozenset({"end_call", "transfer_call"})
+BUILT_IN_TOOLS = frozenset({"end_call", "transfer_call", "send_keys"})
 """Tools that exist without being defined in the file."""
 
 _WRAPPERS = ("workflow_definition", "workflow_json", "graph_spec", "graph")

@@ -67,6 +67,8 @@ def _load(name: str) -> TurnWords:
         mail=_phrases(data["mail"]),
         at_signs=frozenset(data["at_signs"]),
         dots=frozenset(data["dots"]),
+        machines=_phrases(data["machines"]),
+        people=_phrases(data["people"]),
     )
 
 

@@ -28,6 +28,7 @@ from flowcat_server.config.models import Config
 from flowcat_server.config.overrides import apply_environment, apply_flags
 from flowcat_server.config.semantics import check
 from flowcat_server.config.validate import validate
+from flowcat_server.core.agent import SEND_KEYS
 from flowcat_server.core.graph import Fact, Graph
 from flowcat_server.errors import ConfigError, Problem
 
@@ -287,6 +288,8 @@ def _graph(
         graph, found = build_graph(inner, defaults=defaults, tools=tools)
         return graph, problems + found
     prompt = config.agent.prompt if config is not None else ""
+    if config is not None and config.agent.send_keys:
+        tools = [*tools, SEND_KEYS]
     return prompt_graph(prompt, defaults, tools), []
 
 

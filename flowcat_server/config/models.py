@@ -12,6 +12,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from flowcat_server.config.blocks import Block, FlowcatBlock
 from flowcat_server.config.carriers import Carriers
+from flowcat_server.config.hold import Hold
+from flowcat_server.config.outbound import Outbound
 from flowcat_server.config.routes import Routes
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
@@ -65,6 +67,11 @@ class Agent(FlowcatBlock):
         default=None,
         description="Nodes that say nothing of it listen for keys; absent: a number keyed in does "
         "not interrupt and is answered afterwards.",
+    )
+    send_keys: bool = Field(
+        default=False,
+        description="An agent that has just a prompt may press keys, for menus of machines that it "
+        "calls; nodes of a graph name the tool `send_keys` among their tools.",
     )
     graph: str = Field(default="", description="Graph file (JSON or YAML), relative to this file.")
     graph_inline: dict[str, Any] | None = Field(
@@ -346,7 +353,9 @@ class Config(FlowcatBlock):
     knowledge: list[Knowledge] = Field(default_factory=list, description="What the agent knows.")
     routes: Routes = Field(default_factory=Routes, description="Several agents in one server.")
     carriers: Carriers = Field(default_factory=Carriers, description="Phone companies by name.")
+    outbound: Outbound = Field(default_factory=Outbound, description="Calls that the server makes.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
+    hold: Hold = Field(default_factory=Hold, description="What a caller hears who waits.")
     limits: Limits = Field(default_factory=Limits, description="What one server takes on.")
     records: Records = Field(default_factory=Records, description="What is kept of a call.")
     observability: Observability = Field(

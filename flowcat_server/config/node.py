@@ -10,7 +10,14 @@ from flowcat_server.config.document import Document, Path
 from flowcat_server.config.explain import show_value
 from flowcat_server.config.suggest import did_you_mean, listed
 from flowcat_server.config.types import parse_duration
-from flowcat_server.core.graph import Edge, Node, NodeKind, Slot, TransferTarget
+from flowcat_server.core.graph import (
+    TRANSFER_FAILED,
+    Edge,
+    Node,
+    NodeKind,
+    Slot,
+    TransferTarget,
+)
 from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 from flowcat_server.errors import Problem
 
@@ -39,6 +46,11 @@ NODE_KEYS = (
     "transfer_targets", "say", "name", "label", "title", "add_global_prompt",
     "inherit_global_directive",
 )  # fmt: skip
+TRANSFER_KEYS = (
+    "name", "target_phone", "mode", "say", "introduce", "failed", "then", "ring", "label",
+    "description",
+)  # fmt: skip
+RING_MS = 30_000
 KEYPAD_KEYS = ("length", "terminator", "timeout")
 EDGE_KEYS = ("label", "condition", "transition_criteria", "transition_speech", "examples", "speech")
 
@@ -81,6 +93,14 @@ class Reader:
             elif value.strip():
                 return value
         return ""
+
+    def choice(self, path: Path, allowed: tuple[str, ...]) -> str:
+        """One of some words; empty if absent."""
+        value = self.text(path)
+        if value and value not in allowed:
+            self.error(path, f"must be one of {listed(allowed)}; found {show_value(path, value)}")
+            return ""
+        return value
 
     def texts(self, path: Path) -> tuple[str, ...]:
         """One text or a list of texts."""
@@ -275,8 +295,20 @@ def _transfers(read: Reader, data: Path) -> tuple[TransferTarget, ...]:
         name = slug(read.text((*item, "name"))) or fallback
         if name in {target.name for target in targets}:
             read.error((*item, "name"), f"the transfer target {name!r} is given twice in this node")
+        read.misspelt(item, TRANSFER_KEYS)
         mode: Literal["cold", "warm"] = "warm" if read.text((*item, "mode")) == "warm" else "cold"
-        targets.append(TransferTarget(name, phone, mode, read.text((*item, "say"))))
+        targets.append(
+            TransferTarget(
+                name,
+                phone,
+                mode,
+                say=read.text((*item, "say")),
+                introduce=read.text((*item, "introduce")),
+                failed=read.text((*item, "failed")) or TRANSFER_FAILED,
+                then="end" if read.choice((*item, "then"), ("go_on", "end")) == "end" else "go_on",
+                ring_ms=read.duration((*item, "ring"), RING_MS),
+            )
+        )
     return tuple(targets)
 
 

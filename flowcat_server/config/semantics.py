@@ -32,6 +32,7 @@ def check(config: Config, document: Document) -> Iterator[Problem]:
     yield from _routes(config, document)
     yield from _twilio(config, document)
     yield from _vonage(config, document)
+    yield from _outbound(config, document)
     yield from _not_served(config, document)
     yield from _literal_secrets(config, document)
 
@@ -244,6 +245,25 @@ def _vonage(config: Config, document: Document) -> Iterator[Problem]:
             ("carriers", "vonage"),
             "no application_id and private_key: calls that the agent ends cannot be hung up",
             key=True,
+            warning=True,
+        )
+
+
+def _outbound(config: Config, document: Document) -> Iterator[Problem]:
+    """Calls that would be refused, though somebody has said whom the server may call."""
+    outbound = config.outbound
+    if outbound.allow and not config.server.public_url:
+        yield document.problem(
+            ("outbound", "allow"),
+            "no call can be made without server.public_url: the carrier has to reach this server",
+            key=True,
+            warning=True,
+        )
+    numbers = [name for name, block in config.carriers if getattr(block, "from_number", "")]
+    if outbound.carrier and outbound.carrier not in numbers:
+        yield document.problem(
+            ("outbound", "carrier"),
+            f"carriers.{outbound.carrier}.from_number is not set: each call has to name its own",
             warning=True,
         )
 

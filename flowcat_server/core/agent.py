@@ -22,6 +22,8 @@ REMEMBER = "remember"
 """Built-in tool that stores what a node collects."""
 TRANSFER = "transfer_to_"
 """Prefix of the built-in tools that pass the call on."""
+SEND_KEYS = "send_keys"
+"""Built-in tool that presses keys of the telephone, for nodes that name it."""
 END_CALL = "end_call"
 """Built-in tool of agents without an end node."""
 
@@ -80,6 +82,10 @@ class Agent:
         self.node = self._before_end
         return True
 
+    def resume(self, node_id: str) -> None:
+        """Go on in a node where the conversation has been before; an unknown one is ignored."""
+        self.node = self.graph.nodes.get(node_id, self.node)
+
     def edge(self, tool_name: str) -> Edge | None:
         """The current node's edge that the model sees under this name."""
         return next(
@@ -130,6 +136,8 @@ class Agent:
         specs += [
             self.profile.tools[name] for name in self.node.tools if name in self.profile.tools
         ]
+        if SEND_KEYS in self.node.tools:
+            specs.append(_SEND_KEYS_SPEC)
         specs += [
             ToolSpec(f"{TRANSFER}{target.name}", f"Pass the call on to {target.name}.")
             for target in self.node.transfers
@@ -152,6 +160,23 @@ class Agent:
             variables=dict(self.variables),
             knowledge=self.profile.knowledge,
         )
+
+
+_SEND_KEYS_SPEC = ToolSpec(
+    SEND_KEYS,
+    "Press keys of the telephone, to find the way through the menu of a machine. Listen to its "
+    "answer before you go on.",
+    {
+        "type": "object",
+        "properties": {
+            "keys": {
+                "type": "string",
+                "description": "The keys in order: 0-9, *, #, A-D; w is a pause of half a second.",
+            }
+        },
+        "required": ["keys"],
+    },
+)
 
 
 def _remember_spec(slots: Sequence[Slot]) -> ToolSpec:

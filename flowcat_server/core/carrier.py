@@ -8,6 +8,7 @@ live in `transports` and `routes`, once for all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -140,8 +141,8 @@ class CarrierStream(Protocol):
     def dtmf(self, digits: str) -> Sequence[Message]:
         """What sends keys to the far end; empty: it cannot be done on the socket."""
 
-    def end(self, reason: str) -> Sequence[Message]:
-        """What to send before we close the socket."""
+    def end(self, reason: str, target: str = "") -> Sequence[Message]:
+        """What to send before we close the socket; `target`: to whom the call was passed on."""
 
 
 # --- webhooks -----------------------------------------------------------------------------------
@@ -208,13 +209,38 @@ OVER: frozenset[Status] = frozenset({"completed", "busy", "no-answer", "failed",
 """Statuses after which nothing comes."""
 
 
+RANK: Mapping[Status, int] = {
+    "initiated": 0, "ringing": 1, "answered": 2,
+    "completed": 3, "busy": 3, "no-answer": 3, "failed": 3, "canceled": 3,
+}  # fmt: skip
+"""Callbacks repeat and come out of order: a call never goes back to a lower rank."""
+
+
 @dataclass(slots=True, frozen=True)
 class CallStatus:
     """What a status callback says of a call."""
 
     call_id: str
     status: Status
+    detail: str = ""
+    """The carrier's own word for why, for people. From the wire: treat it as hostile."""
 
+
+Answerer = Literal["human", "machine", "fax", "unknown"]
+
+
+@dataclass(slots=True, frozen=True)
+class Detected:
+    """What a carrier's machine detection says of who answered."""
+
+    call_id: str
+    answerer: Answerer
+    greeting_over: bool = False
+    """The machine has finished its greeting: it records now."""
+
+
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+"""A telephone number (ITU-T E.164), with a plus."""
 
 # --- the carrier's API --------------------------------------------------------------------------
 
@@ -227,9 +253,13 @@ class RestRequest:
     url: str
     authorization: str = ""
     """Value of the header."""
-    form: Mapping[str, str] | None = None
+    form: Mapping[str, str | Sequence[str]] | None = None
+    """A field with several values is written several times."""
     json: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    token: RestRequest | None = None
+    """To be sent first: the ``access_token`` it is answered with authorizes this one (RFC 6749
+    section 5.1)."""
     gone_status: tuple[int, ...] = (404,)
     """Statuses that mean: the call is already over."""
 
@@ -251,6 +281,8 @@ class Account:
     """The only addresses and networks that may use the carrier's doors."""
     api: str = ""
     """The carrier's API; empty: the usual one."""
+    from_number: str = ""
+    """What people see who are called, in E.164."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What only this carrier has."""
 
@@ -267,7 +299,55 @@ class LiveCall:
     call_id: str
     account_id: str = ""
     from_number: str = ""
-    """The number that was called: what a person who is called next may be shown."""
+    """Our own number in it: what a person who is called next may be shown."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Dial:
+    """A call to be made. Numbers are in E.164."""
+
+    to: str
+    from_number: str
+    answer_url: str
+    """The webhook that is asked what to do when somebody answers."""
+    status_url: str
+    """Where the call is reported to."""
+    socket_url: str = ""
+    """Our media socket, for a carrier that asks no webhook."""
+    ring_s: int
+    """Seconds after which nobody will answer any more."""
+    limit_s: int
+    """Longest call in seconds; a second line of defence behind our own."""
+    detect: bool = False
+    """The carrier is to say who answered."""
+    await_greeting: bool = False
+    """The carrier is also to say when a machine has finished its greeting."""
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class Handing:
+    """What a carrier is told that passes a live call on."""
+
+    document_url: str = ""
+    """Answers once with the document that `Carrier.fetched` makes; empty: it cannot be reached."""
+    over_url: str = ""
+    """Asked when the person who was dialled has hung up or has not answered (`read_dial`)."""
+    ring_s: int = 30
+    """Seconds after which nobody will answer any more."""
+
+
+NOWHERE = Handing()
+
+
+@dataclass(slots=True, frozen=True)
+class DialOver:
+    """What became of a number that a carrier has dialled for a live call."""
+
+    answered: bool
+    why: str = ""
+    """The carrier's own word for it. From the wire: treat it as hostile."""
+    call_id: str = ""
+    """The call that was passed on, where the report does not come to an address of its own."""
 
 
 # --- the carrier --------------------------------------------------------------------------------
@@ -305,6 +385,21 @@ class Carrier:
     """It reports to `/telephony/status`."""
     moves_calls: bool = False
     """A live call can be passed on to another number."""
+    joins_calls: Literal["", "both", "caller"] = ""
+    """Two live calls can be connected to each other, after which we leave: each by a request of
+    its own, or both by the caller's."""
+    returns_to_flow: bool = False
+    """A call that is passed on goes back to the carrier's flow, which knows where to."""
+    reports_dials: bool = False
+    """Our socket stays open while another number is dialled for the call, and we are told."""
+    tells_keys: bool = True
+    """It tells of the keys that a caller presses; where it does not, they are heard."""
+    sends_keys: Literal["", "socket", "api"] = ""
+    """How it sends keys to the far end; empty: they are sent as sound."""
+    dial_keys: tuple[str, ...] = ()
+    """The keys of its block without which it makes no calls; none: it cannot make any."""
+    detection: str = ""
+    """What it calls its answering-machine detection; empty: it has none that we ask for."""
     outlives_socket: bool = False
     """The call goes on when we close the socket: it has to be ended through the API."""
     subprotocols: tuple[str, ...] = ()
@@ -341,6 +436,10 @@ class Carrier:
         """Turns the call away: the server is full or draining."""
         raise NotImplementedError
 
+    def drop(self, account: Account, call: Ringing) -> Document:
+        """Ends a call that we made and that was answered too late."""
+        return self.busy(account, call)
+
     def say(self, account: Account, call: Ringing, text: str, language: str) -> Document | None:
         """Says a text in the carrier's own voice and ends the call; None: it cannot.
 
@@ -364,12 +463,77 @@ class Carrier:
         """What a status callback says; None: nothing that we know."""
         return None
 
+    def dial(self, account: Account, call: Dial, now_s: int) -> RestRequest | None:
+        """Makes a call; None: it cannot, or lacks one of `dial_keys`."""
+        return None
+
+    def read_dialled(self, answer: bytes) -> str:
+        """The carrier's id of the call, from what it answered to `dial`; empty: not told yet."""
+        return ""
+
+    def read_detection(self, request: Request) -> Detected | None:
+        """Who answered, by a status callback; None: it does not say."""
+        return None
+
+    def cancel(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
+        """Ends a call that nobody has answered yet; None: it cannot be done."""
+        return self.hang_up(account, call, now_s)
+
+    def outlives(self, account_id: str) -> bool:
+        """Whether this call goes on when we close its socket."""
+        del account_id
+        return self.outlives_socket
+
     def hang_up(self, account: Account, call: LiveCall, now_s: int) -> RestRequest | None:
         """Ends a live call; None: closing the socket does."""
         return None
 
     def transfer(
-        self, account: Account, call: LiveCall, phone: str, now_s: int
+        self,
+        account: Account,
+        call: LiveCall,
+        phone: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
     ) -> RestRequest | None:
         """Passes a live call on to another number; None: it cannot be done."""
+        return None
+
+    def fetched(
+        self, account: Account, call: LiveCall, phone: str, handing: Handing
+    ) -> Document | None:
+        """The document that dials a number, for a carrier that fetches it."""
+        return None
+
+    def read_dial(self, request: Request) -> DialOver | None:
+        """What became of a number that was dialled for a live call; None: it does not say."""
+        return None
+
+    def join(
+        self,
+        account: Account,
+        call: LiveCall,
+        other: LiveCall,
+        room: str,
+        now_s: int,
+        handing: Handing = NOWHERE,
+    ) -> RestRequest | None:
+        """Connects a live call to another one; `room` is a name for the two of them.
+
+        None: it cannot be done.
+        """
+        return None
+
+    def joined(self, other: LiveCall, room: str) -> Document | None:
+        """The document that connects a call to another, for a carrier that fetches it."""
+        return None
+
+    def hung_up(self) -> Document:
+        """The document that ends a call."""
+        raise NotImplementedError
+
+    def send_keys(
+        self, account: Account, call: LiveCall, keys: str, now_s: int
+    ) -> RestRequest | None:
+        """Sends keys to the far end; None: it cannot, or lacks credentials."""
         return None

@@ -38,16 +38,19 @@ class _Said:
 class Conversation:
     """Messages in order. The agent's words come from the playout ledger, nowhere else."""
 
-    def __init__(self, playout: Playout, max_messages: int = 200) -> None:
+    def __init__(
+        self, playout: Playout, max_messages: int = 200, earlier: Sequence[Message] = ()
+    ) -> None:
         """Begin a conversation.
 
         Args:
             playout: The ledger.
             max_messages: Older messages are left out of what the model sees.
+            earlier: What was said before, where the conversation began in another call.
         """
         self._playout = playout
         self._max_messages = max_messages
-        self._entries: list[_Said | Message] = []
+        self._entries: list[_Said | Message] = list(earlier)
 
     def caller(self, text: str, turn: int | None = None) -> None:
         """The caller finished a turn; with its number, one whose reply may have begun already."""

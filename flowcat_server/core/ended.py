@@ -13,6 +13,12 @@ CALLER_MEDIA_LOST: Final = "caller.media_lost"
 CALLER_IDLE: Final = "caller.idle"
 AGENT_ENDED: Final = "agent.ended"
 AGENT_TRANSFERRED: Final = "agent.transferred"
+CALLEE_BUSY: Final = "callee.busy"
+CALLEE_NO_ANSWER: Final = "callee.no_answer"
+CALLEE_FAILED: Final = "callee.failed"
+"""The carrier could not reach the number, or would not call it."""
+MACHINE_HUNG_UP: Final = "machine.hung_up"
+MACHINE_MESSAGE_LEFT: Final = "machine.message_left"
 OPERATOR_HUNG_UP: Final = "operator.hung_up"
 CARRIER_CLOSED: Final = "carrier.closed"
 CARRIER_PROTOCOL: Final = "carrier.protocol_error"
@@ -30,6 +36,11 @@ REASONS: Final = frozenset(
         CALLER_IDLE,
         AGENT_ENDED,
         AGENT_TRANSFERRED,
+        CALLEE_BUSY,
+        CALLEE_NO_ANSWER,
+        CALLEE_FAILED,
+        MACHINE_HUNG_UP,
+        MACHINE_MESSAGE_LEFT,
         OPERATOR_HUNG_UP,
         CARRIER_CLOSED,
         CARRIER_PROTOCOL,

@@ -12,6 +12,21 @@ from typing import Any
 
 
 @dataclass(slots=True, frozen=True)
+class CallProgress:
+    """A call that we make has come so far."""
+
+    at_ms: int
+    """0 before it is answered: the call's clock starts then."""
+    status: str
+    """``dialling``, ``ringing``, ``answered``, ``completed``, ``busy``, ``no-answer``, ``failed``
+    or ``canceled``."""
+    dialled_ms: int
+    """Since it was dialled."""
+    detail: str = ""
+    """The carrier's word for why it failed."""
+
+
+@dataclass(slots=True, frozen=True)
 class CallStarted:
     """The call was accepted and its pipeline runs."""
 
@@ -190,6 +205,19 @@ class DigitPressed:
 
 
 @dataclass(slots=True, frozen=True)
+class AnswerDetected:
+    """It is known, or known better, who answered a call that we made."""
+
+    at_ms: int
+    answerer: str
+    """``human``, ``machine``, ``fax`` or ``unknown``."""
+    by: str
+    """``own`` or ``carrier``."""
+    why: str = ""
+    """``short answer``, ``long greeting``, ``tone``, ``words``, ``silence``, ..."""
+
+
+@dataclass(slots=True, frozen=True)
 class Notice:
     """Something a person should know: a provider failed, a model is only a demo."""
 
@@ -231,7 +259,8 @@ class CallEnded:
 
 
 CallEvent = (
-    CallStarted
+    CallProgress
+    | CallStarted
     | CallerSpeaking
     | CallerText
     | AgentText
@@ -244,12 +273,14 @@ CallEvent = (
     | TurnCompleted
     | Variables
     | DigitPressed
+    | AnswerDetected
     | Notice
     | UsageCounted
     | CallEnded
 )
 
 EVENT_NAMES: dict[type, str] = {
+    CallProgress: "call_progress",
     CallStarted: "call_started",
     CallerSpeaking: "caller_speaking",
     CallerText: "caller_text",
@@ -263,6 +294,7 @@ EVENT_NAMES: dict[type, str] = {
     TurnCompleted: "turn_completed",
     Variables: "variables",
     DigitPressed: "digit_pressed",
+    AnswerDetected: "answer_detected",
     Notice: "notice",
     UsageCounted: "usage_counted",
     CallEnded: "call_ended",

@@ -45,6 +45,9 @@ class Fact:
     """What to say, in spoken sentences. Holds ``{{variables}}``."""
 
 
+TRANSFER_FAILED = "I am sorry, I could not reach anybody. Is there anything else I can do for you?"
+
+
 @dataclass(frozen=True, slots=True)
 class TransferTarget:
     """A number that calls may be passed to; never chosen freely by a model."""
@@ -52,7 +55,17 @@ class TransferTarget:
     name: str
     phone: str
     mode: Literal["cold", "warm"] = "cold"
+    """warm: the agent speaks to who answers first, then connects the two."""
     say: str = ""
+    """Said to the caller before."""
+    introduce: str = ""
+    """Warm: said to who answers. Holds ``{{variables}}``."""
+    failed: str = TRANSFER_FAILED
+    """Said to the caller when nobody could be reached."""
+    then: Literal["go_on", "end"] = "go_on"
+    """What follows that."""
+    ring_ms: int = 30_000
+    """How long it rings."""
 
 
 @dataclass(frozen=True, slots=True)

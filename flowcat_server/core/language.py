@@ -77,6 +77,10 @@ class TurnWords:
     """What "@" is called."""
     dots: frozenset[str]
     """What the dot in an e-mail address is called."""
+    machines: frozenset[Phrase]
+    """What only an answering machine says: "after the tone"."""
+    people: frozenset[Phrase]
+    """What only a person says who answers the phone: "how can I help"."""
     longest: int = field(init=False)
     """Tokens of the longest phrase."""
 
@@ -84,6 +88,7 @@ class TurnWords:
         phrases: list[Collection[Phrase]] = [
             self.endings, self.unmarked_endings, self.stranded, self.backchannels,
             self.digits_of, self.tens, self.letter_names, self.spelled_as, self.places, self.mail,
+            self.machines, self.people,
         ]  # fmt: skip
         longest = max((len(phrase) for group in phrases for phrase in group), default=1)
         object.__setattr__(self, "longest", longest)
@@ -137,6 +142,14 @@ class TurnWords:
         if expected:
             return sum(number.digits for number in numbers) < expected
         return expected is not None or numbers[-1].run >= DICTATED
+
+    def is_machine(self, text: str) -> bool:
+        """Only an answering machine says this."""
+        return self._has(self.machines, text)
+
+    def is_person(self, text: str) -> bool:
+        """Only a person says this who answers the phone."""
+        return self._has(self.people, text)
 
     def asks_to_spell(self, text: str) -> bool:
         """It speaks of spelling."""

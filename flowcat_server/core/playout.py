@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from flowcat_server.core.audio import AudioFormat
+from flowcat_server.core.hold import HoldSound
 from flowcat_server.core.interfaces import Word
 from flowcat_server.core.speech import REWIND_MS, Piece, Reply
 from flowcat_server.core.timeline import Timeline
@@ -70,6 +71,7 @@ class Playout:
         "_taps",
         "_timeline",
         "audio",
+        "waiting",
     )
 
     def __init__(
@@ -87,6 +89,8 @@ class Playout:
             marks: The transport acknowledges what was played.
         """
         self.audio = audio
+        self.waiting: HoldSound | None = None
+        """What is sent while there is nothing to say; set only when all that was said was heard."""
         self._taps: list[tuple[Tap, OnClear]] = []
         self._timeline = Timeline(audio, delay_ms=delay_ms, marks=marks)
         self._replies: dict[int, Reply] = {}
@@ -125,6 +129,11 @@ class Playout:
         reply = Reply(turn, interruptible)
         self._replies[turn] = self._open[turn] = reply
         return reply
+
+    def protect(self, turn: int) -> None:
+        """An open reply cannot be interrupted from now on."""
+        if turn in self._open:
+            self._open[turn].interruptible = False
 
     def reply(self, turn: int) -> Reply | None:
         """A reply by its number."""
@@ -240,18 +249,21 @@ class Playout:
 
     def sound_ends_ms(self) -> int:
         """When the last sample sent so far will have sounded, or has."""
-        return self._timeline.end_ms
+        waiting = self.waiting
+        return max(self._timeline.end_ms, waiting.ends_ms) if waiting else self._timeline.end_ms
 
     # --- the transport's side ---------------------------------------------------------------
 
     def queued(self) -> int:
         """Bytes that `pull` could return at once."""
-        return 0 if self._held else self._queued
+        if self._queued:
+            return 0 if self._held else self._queued
+        return self.waiting.queued() if self.waiting is not None else 0
 
     def pull(self, now_ms: int, size: int) -> bytes:
         """Up to `size` bytes to be sent now; they count as sent."""
         if not self._queued or size <= 0 or self._held:
-            return b""
+            return self._wait(now_ms, size) if self.waiting is not None else b""
         timeline, queue, sent = self._timeline, self._queue, self._sent
         most_run_bytes = self._most_run_bytes
         start_ms: int | None = None
@@ -299,7 +311,28 @@ class Playout:
         """How far what was sent reaches beyond what has been played."""
         timeline = self._timeline
         lead_ms = timeline.end_ms - timeline.delay_ms - now_ms
+        if self.waiting is not None:
+            return max(0, lead_ms, self.waiting.lead_ms(now_ms))
         return max(0, lead_ms)
+
+    def _wait(self, now_ms: int, size: int) -> bytes:
+        """What the caller hears while there is nothing to say."""
+        waiting = self.waiting
+        if waiting is None or self._queued or size <= 0:
+            return b""
+        start_ms = max(now_ms, waiting.ends_ms) + self._timeline.delay_ms
+        audio = waiting.pull(now_ms, size)
+        for tap, _ in self._taps:
+            tap(start_ms, audio)
+        return audio
+
+    def make_way(self, now_ms: int) -> bool:
+        """Speech is due: `waiting` is over. Says whether the far end has to be cleared."""
+        waiting, self.waiting = self.waiting, None
+        if waiting is None or not waiting.cut(now_ms):
+            return False
+        self._tell_cleared(now_ms + self._timeline.delay_ms)
+        return True
 
     def take_mark(self) -> str | None:
         """The name of a mark to send after what was just pulled, or None."""

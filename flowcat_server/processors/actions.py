@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowcat_server.core import ended, events
-from flowcat_server.core.agent import END_CALL, REMEMBER, TRANSFER, Agent
+from flowcat_server.core.agent import END_CALL, REMEMBER, SEND_KEYS, TRANSFER, Agent
+from flowcat_server.core.dtmf import parse_keys
 from flowcat_server.core.graph import Edge, TransferTarget
 from flowcat_server.core.interfaces import ToolCall
 from flowcat_server.core.playout import Playout
@@ -30,6 +31,8 @@ class Outcome:
     """Spoken at once, in these words."""
     ask_again: bool = True
     """The model is to go on with the result; False: everything has been said."""
+    done: bool = False
+    """It answers the caller's turn without a word."""
 
 
 class Actions:
@@ -61,6 +64,10 @@ class Actions:
         self._fillers = fillers
         self._harmless = harmless
         self._used = 0
+        self.send_keys: Callable[[str], None] = lambda keys: None
+        """Presses keys when what was said before has been heard."""
+        self.tool_runs: Callable[[bool], None] = lambda running: None
+        """Told when one of the file's own tools begins and ends."""
         self.transfer: TransferTarget | None = None
         """Where the call goes when the current reply has been heard."""
         self.ending = False
@@ -99,6 +106,15 @@ class Actions:
         elif self.ending:
             self._call.end(ended.AGENT_ENDED)
 
+    def transfer_failed(self, target: TransferTarget) -> bool:
+        """Nobody was reached; False: the call had been given up, and ends without another word."""
+        self.transfer = None
+        if self.failure is not None:
+            self._call.fail(self.failure)
+            return False
+        self.ending = target.then == "end"
+        return True
+
     def revive(self) -> None:
         """The caller spoke into the goodbye: the call goes on where it was before."""
         self.transfer = None
@@ -134,6 +150,8 @@ class Actions:
             wanted = {slot.name for slot in self._agent.node.slots}
             self.remember({name: v for name, v in call.arguments.items() if name in wanted})
             return Outcome("Stored.")
+        if call.name == SEND_KEYS and SEND_KEYS in self._agent.node.tools:
+            return self._press(call.arguments)
         if call.name.startswith(TRANSFER):
             return self._transfer(call.name.removeprefix(TRANSFER))
         return Outcome(await self._run(call, ahead or self.attempt(call)))
@@ -163,6 +181,14 @@ class Actions:
             return Outcome(f"You are now at: {node.name}.", tuple(speech), ask_again=False)
         return Outcome(f"You are now at: {node.name}.", tuple(speech))
 
+    def _press(self, arguments: Mapping[str, Any]) -> Outcome:
+        try:
+            keys = parse_keys(str(arguments.get("keys", "")))
+        except ValueError as error:
+            return Outcome(f"The keys were not pressed: {error}.")
+        self.send_keys(keys)
+        return Outcome("The keys are being pressed.", ask_again=False, done=True)
+
     def _transfer(self, name: str) -> Outcome:
         target = next((t for t in self._agent.node.transfers if t.name == name), None)
         if target is None:
@@ -175,11 +201,13 @@ class Actions:
         start = self._call.now_ms()
         self._call.publish(events.ToolStarted(start, call.id, call.name, call.arguments))
         result, ok = "cancelled", False
+        self.tool_runs(True)
         try:
             outcome = await attempt
             ok = isinstance(outcome, str)
             result = outcome if isinstance(outcome, str) else f"The tool failed: {outcome}"
         finally:
+            self.tool_runs(False)
             now = self._call.now_ms()
             self._call.publish(
                 events.ToolEnded(now, call.id, call.name, result, ok=ok, duration_ms=now - start)

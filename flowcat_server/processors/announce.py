@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from flowcat_server.core.audio import AudioFormat
+from flowcat_server.core.dtmf import KeyPresses
 from flowcat_server.core.frames import (
     AgentText,
     AudioOut,
@@ -135,6 +136,12 @@ class AnnounceProcessor(Processor):
             turn, piece, text = self._words[0]
             self._sounds = False
             self._since_ms = self._call.now_ms()
+            clip = self._clip(text) if isinstance(text, KeyPresses) else None
+            if clip is not None:  # nobody could speak these
+                self._spoken(AudioOut(turn, clip.audio, piece, clip.words))
+                self._spoken(PieceEnded(turn, piece))
+                self._words.popleft()
+                continue
             failure = await speaker.speak(turn, piece, text)
             if failure is not None:
                 self._failed = True

@@ -16,6 +16,9 @@ class Call(Protocol):
 
     id: str
 
+    async def press(self, keys: str) -> bool:
+        """Send keys to the far end; False: it takes them as sound only."""
+
     def now_ms(self) -> int:
         """The call's clock: milliseconds since it was accepted, monotonic."""
 

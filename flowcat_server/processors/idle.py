@@ -46,7 +46,7 @@ class IdleProcessor(Processor):
         rules: IdleRules,
         playout: Playout,
         caller_open: Callable[[], bool],
-        ask: Callable[[str], None],
+        ask: Callable[[str], object],
     ) -> None:
         """Create the stage.
 

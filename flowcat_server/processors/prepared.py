@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.dtmf import KeyPresses, tones
 from flowcat_server.core.interfaces import TextToSpeech, Word
 from flowcat_server.processors.deadlines import Deadline, timed
 
 MAX_MS = 120_000
 """Speech kept for each voice; what comes later is not prepared."""
+INAUDIBLE_MS = 100
+"""Keys that were sent in another way than by sound take this place in what was said."""
 DEADLINE = Deadline(10_000, 10_000)
 """Nobody waits for it on the line."""
 
@@ -25,6 +28,14 @@ class Clip:
 
     audio: bytes
     words: tuple[Word, ...]
+
+
+def keys_clip(text: str, audio: AudioFormat) -> Clip | None:
+    """Keys as they are sent; None: the text is speech."""
+    if not isinstance(text, KeyPresses):
+        return None
+    sound = tones(text.keys, audio) if text.audible else audio.silence(INAUDIBLE_MS)
+    return Clip(sound, ())
 
 
 class Prepared:

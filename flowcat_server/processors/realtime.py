@@ -192,17 +192,35 @@ class RealtimeProcessor(Processor):
         else:
             self.emit(frame)
 
-    def greet(self) -> None:
-        """The call begins: the agent speaks first."""
+    def greet(self, opening: str = "") -> None:
+        """The call begins: the agent speaks first; `opening` in place of its greeting."""
         self._actions.enter_node()
-        self._begin(0)
-        self._owe(0, self._agent.render(self._agent.node.greeting))
+        self._owe(self._begin(0), opening or self._agent.render(self._agent.node.greeting))
+
+    def greet_late(self) -> None:
+        """The agent speaks first, but not at once: the session has begun already."""
+        self._actions.enter_node()
+        text = self._agent.render(self._agent.node.greeting)
+        self._line.signal(Speak(text))
+        self._owe(self._begin(0), text)
 
     def ask(self, text: str) -> None:
         """Have the agent say something that nobody asked for."""
         turn = self._begin(self._turn + 1)
         self._line.signal(Speak(text))
         self._owe(turn, text)
+
+    def announce(self, text: str) -> int:
+        """Have fixed words spoken, by the voice for them if there is one; returns the reply."""
+        if not self._can_say(text):
+            self.ask(text)
+        else:
+            self._say(self._begin(self._turn + 1), text)
+        return self._turn
+
+    def cut(self) -> None:
+        """Fall silent, also where the callee could not interrupt."""
+        self._interrupt(forced=True)
 
     def hang_up(self) -> None:
         """The call is over; what the caller was keying in is not lost."""
@@ -552,14 +570,14 @@ class RealtimeProcessor(Processor):
         if self._answers.owed is not None:
             self._sessions.expect_first()
 
-    def _interrupt(self, *, by_voice: bool = False) -> None:
+    def _interrupt(self, *, by_voice: bool = False, forced: bool = False) -> None:
         """Cut the agent off: the vendor is told what was heard, then the ledger is closed.
 
         A vendor cuts a response off by itself when it hears the caller, also one that has shown
         no sign yet.
         """
         active = self._playout.active()
-        if active is None or self._protected():
+        if active is None or (self._protected() and not forced):
             return
         now = self._call.now_ms()
         for name, heard_ms in self._items.cut():

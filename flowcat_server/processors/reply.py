@@ -154,10 +154,15 @@ class ReplyProcessor(Processor):
         elif type(frame) is Interrupted:
             self._drop_all()
 
-    def greet(self) -> None:
-        """The call begins: enter the start node and speak first."""
+    def greet(self, opening: str = "") -> None:
+        """The call begins: enter the node and speak first; `opening` in place of its greeting."""
         self._actions.enter_node()
-        self._start(0)
+        if not opening:
+            self._start(0)
+            return
+        self.begin(0)
+        self._emit_text(0, opening)
+        self.emit(ReplyEnded(0))
 
     def begin(self, turn: int, late: int | None = None) -> None:
         """Open a reply in the ledger and in the conversation.
@@ -438,6 +443,7 @@ class ReplyProcessor(Processor):
             outcome = await self._actions.run(reply.turn, call, ahead)
             for text in outcome.speech:
                 self._say_all(reply, text)
+            reply.said += outcome.done
             reply.results[index] = outcome.result
             again = again and outcome.ask_again
         self._end_round(reply)

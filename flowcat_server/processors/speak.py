@@ -22,7 +22,7 @@ from flowcat_server.errors import ProviderError
 from flowcat_server.processors.call import Call
 from flowcat_server.processors.dead_air import Debt
 from flowcat_server.processors.lineup import Lineup
-from flowcat_server.processors.prepared import Clip, Prepared
+from flowcat_server.processors.prepared import Clip, Prepared, keys_clip
 from flowcat_server.processors.speaker import Speaker
 
 ROOM_MS = 8_000
@@ -137,8 +137,9 @@ class SpeakProcessor(Processor):
             self.emit(SpeechEnded(turn))
 
     def _clip(self, text: str) -> Clip | None:
-        """A text in the voice in use."""
-        return self._prepared.clip(self._speakers.current.plug, text, self._audio)
+        """A text in the voice in use, or keys."""
+        keys = keys_clip(text, self._audio)
+        return keys or self._prepared.clip(self._speakers.current.plug, text, self._audio)
 
     def _last_clip(self, text: str) -> Clip | None:
         """A text in any voice: it may be another, but it is one."""

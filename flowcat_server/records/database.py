@@ -25,9 +25,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from flowcat_server.errors import RecordsError
 from flowcat_server.records.models import metadata, schema_version
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-MIGRATIONS: dict[int, Sequence[str]] = {}
+MIGRATIONS: dict[int, Sequence[str]] = {
+    2: (
+        "ALTER TABLE calls ADD COLUMN status VARCHAR(16) NOT NULL DEFAULT ''",
+        "ALTER TABLE calls ADD COLUMN dialled_at BIGINT",
+        "ALTER TABLE calls ADD COLUMN answered_by VARCHAR(16) NOT NULL DEFAULT ''",
+    ),
+}
 """Statements that bring a database from the version before the key to the key; plain SQL that
 SQLite and PostgreSQL both take."""
 

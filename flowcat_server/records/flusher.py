@@ -40,6 +40,17 @@ BATCH = 400
 STATEMENT_TIMEOUT_MS = 15_000
 RETRY_MS = (200, 500, 1_000, 2_000, 5_000)
 
+_change_call = (
+    update(calls)
+    .where(calls.c.id == bindparam("the_call"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("accepted_at", "recording", "external_id", "status", "answered_by")
+        }
+    )
+)
+
 _end_call = (
     update(calls)
     .where(calls.c.id == bindparam("the_call"))
@@ -221,6 +232,8 @@ class Flusher:
                 await connection.execute(_end_tool, rows.tools_ended)
             if rows.turns_told:
                 await connection.execute(_tell_turn, rows.turns_told)
+            if rows.changed:
+                await connection.execute(_change_call, rows.changed)
             if rows.ended:
                 await connection.execute(_end_call, rows.ended)
 
@@ -257,7 +270,7 @@ def _singles(rows: Rows) -> list[Rows]:
     """Each row alone, in an order that satisfies the foreign keys."""
     singles = []
     for name in ("calls", "turns", "tool_calls", "events", "usage", "tools_ended", "turns_told",
-                 "ended"):  # fmt: skip
+                 "changed", "ended"):  # fmt: skip
         for row in getattr(rows, name):
             single = Rows()
             getattr(single, name).append(row)

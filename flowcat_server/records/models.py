@@ -69,6 +69,9 @@ calls = Table(
     Column("recording", Text, nullable=False),
     Column("dropped_events", Integer, nullable=False),
     Column("webhook", String(16), nullable=False),
+    Column("status", String(16), nullable=False, server_default=""),
+    Column("dialled_at", BigInteger),
+    Column("answered_by", String(16), nullable=False, server_default=""),
     Index("calls_by_time", "accepted_at", "id"),
     Index("calls_by_end", "ended_at"),
 )
@@ -140,7 +143,7 @@ usage = Table(
 
 @dataclass(slots=True, frozen=True)
 class CallRow:
-    """A call at the moment it is accepted."""
+    """A call at the moment it is accepted, or dialled."""
 
     id: str
     agent: str
@@ -154,6 +157,12 @@ class CallRow:
     recording: str = ""
     """File of the recording, relative to the records directory; empty: none."""
     variables: Mapping[str, Any] = field(default_factory=dict)
+    dialled_at: int | None = None
+    """When we began to make this call, milliseconds since 1970; None: it came to us."""
+
+
+NEVER_ANSWERED = frozenset({"dialling", "ringing", "busy", "no-answer", "failed", "canceled"})
+"""Statuses of calls that nobody has answered, or not yet."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -193,11 +202,33 @@ class CallSummary:
     interruptions: int
     latency_ms: int | None
     """Mean response latency of the turns that have one."""
+    dialled_at: int | None = None
+    """When a call that we made was begun; None: it came to us."""
+    progress: str = ""
+    """How far such a call has come, as it was last told."""
+    answered_by: str = ""
+    """Who answered such a call, as far as is known."""
+
+    @property
+    def direction(self) -> str:
+        """``inbound`` or ``outbound``."""
+        return "inbound" if self.dialled_at is None else "outbound"
+
+    @property
+    def status(self) -> str:
+        """How far it has come: ``answered`` or ``completed``, or as `CallProgress` says it."""
+        if self.ended_at is None:
+            return self.progress or "answered"
+        if self.progress in ("dialling", "ringing"):
+            return "failed"  # its server died meanwhile
+        return self.progress if self.progress in NEVER_ANSWERED else "completed"
 
     @property
     def duration_ms(self) -> int | None:
-        """From accepting to the end; None while the call lives."""
-        return None if self.ended_at is None else max(0, self.ended_at - self.accepted_at)
+        """From answering to the end; None while the call lives."""
+        if self.ended_at is None:
+            return None
+        return 0 if self.status in NEVER_ANSWERED else max(0, self.ended_at - self.accepted_at)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; times are ISO 8601 in UTC."""
@@ -217,6 +248,10 @@ class CallSummary:
             "turns": self.turns,
             "interruptions": self.interruptions,
             "latency_ms": self.latency_ms,
+            "direction": self.direction,
+            "status": self.status,
+            "dialled_at": None if self.dialled_at is None else iso(self.dialled_at),
+            "answered_by": self.answered_by,
         }
 
 

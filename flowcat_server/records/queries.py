@@ -39,6 +39,9 @@ def _summary(row: RowMapping) -> CallSummary:
         turns=row["turns"],
         interruptions=int(row["interruptions"]),
         latency_ms=None if latency is None else round(latency),
+        dialled_at=row["dialled_at"],
+        progress=row["status"],
+        answered_by=row["answered_by"],
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import structlog
@@ -42,6 +42,8 @@ _VALUE: dict[type, int] = {
     ev.Variables: _FACT,
     ev.DigitPressed: _FACT,
     ev.Notice: _FACT,
+    ev.AnswerDetected: _FACT,
+    ev.CallProgress: _TURN,
     ev.TurnCompleted: _TURN,
     ev.CallEnded: _TURN,
     Usage: _TURN,
@@ -56,6 +58,7 @@ class Rows:
 
     __slots__ = (
         "calls",
+        "changed",
         "ended",
         "events",
         "tool_calls",
@@ -75,6 +78,8 @@ class Rows:
         """Updates of `tool_calls`; ``the_call`` and ``the_seq`` say of which row."""
         self.turns_told: list[Row] = []
         """Updates of `turns` whose transcript came late; ``the_call`` and ``the_turn``."""
+        self.changed: list[Row] = []
+        """Updates of `calls` while they go on; ``the_call`` says of which row."""
         self.ended: list[Row] = []
         """Updates of `calls`; ``the_call`` says of which row."""
 
@@ -131,6 +136,8 @@ class CallWriter:
         self._variables = _public(row.variables)
         self._heard: dict[int, ev.AgentHeard] = {}
         self._asked: dict[int, ev.CallerText] = {}
+        self._status = "dialling" if row.dialled_at is not None else ""
+        self._answered_by = ""
         self._done: set[int] = set()
         self._tools: dict[str, int] = {}
 
@@ -158,12 +165,19 @@ class CallWriter:
         else:
             self._append(event, urgent=False)
 
+    def answered(self, accepted_at: int, recording: str, external_id: str) -> None:
+        """A call that was dialled begins: its clock starts now."""
+        self._row = replace(
+            self._row, accepted_at=accepted_at, recording=recording, external_id=external_id
+        )
+        self._append(self._row, urgent=True)
+
     def on_usage(self, usage: Usage) -> None:
         """Take what a provider was used for."""
         if not self.ended:
             self._append(usage, urgent=False)
 
-    def _append(self, item: ev.CallEvent | Usage, *, urgent: bool) -> None:
+    def _append(self, item: ev.CallEvent | Usage | CallRow, *, urgent: bool) -> None:
         self._queue.append((self._seq, item))
         self._seq += 1
         if urgent or not self.queued:
@@ -198,6 +212,8 @@ class CallWriter:
                 self._end_tool(rows, seq, item)
             case ev.CallEnded():
                 self._end(rows, item)
+            case CallRow():
+                rows.changed.append(self._changed_row())
             case Usage():
                 rows.usage.append({"call_id": self.call_id, "seq": seq} | asdict(item))
             case _:
@@ -218,6 +234,12 @@ class CallWriter:
             )
         elif isinstance(item, ev.Variables):
             self._variables |= _public(item.values)
+        elif isinstance(item, ev.AnswerDetected):
+            self._answered_by = item.answerer
+            rows.changed.append(self._changed_row())
+        elif isinstance(item, ev.CallProgress):
+            self._status = item.status
+            rows.changed.append(self._changed_row())
 
     def _call_row(self) -> Row:
         row = self._row
@@ -237,6 +259,19 @@ class CallWriter:
             "recording": row.recording,
             "dropped_events": 0,
             "webhook": "",
+            "status": self._status,
+            "dialled_at": row.dialled_at,
+            "answered_by": "",
+        }
+
+    def _changed_row(self) -> Row:
+        return {
+            "the_call": self.call_id,
+            "accepted_at": self._row.accepted_at,
+            "recording": self._row.recording,
+            "external_id": self._row.external_id,
+            "status": self._status,
+            "answered_by": self._answered_by,
         }
 
     def _turn_row(self, seq: int, turn: ev.TurnCompleted, heard: ev.AgentHeard | None) -> Row:

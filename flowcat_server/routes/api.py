@@ -6,17 +6,22 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from flowcat_server import __version__
 from flowcat_server.calls import Calls
 from flowcat_server.core import ended
+from flowcat_server.core.dtmf import parse_keys
 from flowcat_server.core.graph import Fact
 from flowcat_server.pipeline import Parts
 from flowcat_server.records.models import LATENCY_PARTS, CallSummary
 from flowcat_server.records.store import Store
+from flowcat_server.routes.bodies import read_body
+from flowcat_server.session import Session
 
 MAX_LISTED = 200
+MAX_BODY_BYTES = 4096
 MAX_SUGGESTIONS = 4
 _ID = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
@@ -39,6 +44,10 @@ class ApiDoor:
             web.get(f"{one}/recording", self.recording),
             web.delete(one, self.delete),
             web.post(f"{one}/hangup", self.hang_up),
+            web.post(f"{one}/transfer", self.transfer),
+            web.post(f"{one}/keys", self.keys),
+            web.post(f"{one}/hold", self.hold),
+            web.post(f"{one}/resume", self.resume),
         ]
 
     async def info(self, request: web.Request) -> web.Response:
@@ -112,10 +121,52 @@ class ApiDoor:
         return web.Response(status=204)
 
     async def hang_up(self, request: web.Request) -> web.Response:
-        """End a live call."""
+        """End a call that is live, or rings."""
         if not await self._calls.hang_up(request.match_info["id"], ended.OPERATOR_HUNG_UP):
             raise web.HTTPNotFound
         return web.Response(status=204)
+
+    async def transfer(self, request: web.Request) -> web.Response:
+        """Pass a live call on to one of the file's transfer targets."""
+        session, name = self._live(request), await _text(request, "to")
+        targets = session.targets()
+        if name not in targets:
+            known = ", ".join(targets) or "none"
+            text = f"to must name a transfer target (known: {known})"
+            raise _problem(web.HTTPUnprocessableEntity, "target_unknown", text)
+        if session.moving:
+            raise _problem(web.HTTPConflict, "moving", "The call is being passed on.")
+        session.pass_on(targets[name])
+        return web.Response(status=202)
+
+    async def keys(self, request: web.Request) -> web.Response:
+        """Press keys towards the far end of a live call."""
+        session = self._live(request)
+        try:
+            keys = parse_keys(await _text(request, "keys"))
+        except ValueError as error:
+            raise _problem(web.HTTPUnprocessableEntity, "invalid_request", str(error)) from error
+        session.send_keys(keys)
+        return web.Response(status=202)
+
+    async def hold(self, request: web.Request) -> web.Response:
+        """Have the caller of a live call wait."""
+        if not self._live(request).hold():
+            raise _problem(web.HTTPConflict, "waiting", "The caller waits already.")
+        return web.Response(status=204)
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """Go on with a caller who waits."""
+        if not self._live(request).resume():
+            text = "The caller does not wait, or is being passed on."
+            raise _problem(web.HTTPConflict, "not_waiting", text)
+        return web.Response(status=204)
+
+    def _live(self, request: web.Request) -> Session:
+        session = self._calls.live.get(request.match_info["id"])
+        if session is None or not session.running:
+            raise _problem(web.HTTPNotFound, "call_unknown", "There is no such live call.")
+        return session
 
 
 def _summary(summary: CallSummary, live: Set[str]) -> dict[str, Any]:
@@ -127,6 +178,27 @@ def _summary(summary: CallSummary, live: Set[str]) -> dict[str, Any]:
         "started_at": body["accepted_at"],
         "live": summary.id in live,
     }
+
+
+def _problem(kind: type[web.HTTPError], error: str, message: str) -> web.HTTPError:
+    """What cannot be done, and why, as `POST /api/calls` says it."""
+    text = msgspec.json.encode({"error": error, "message": message}).decode()
+    return kind(text=text, content_type="application/json")
+
+
+async def _text(request: web.Request, name: str) -> str:
+    """A field of a JSON body that must be text."""
+    try:
+        body = msgspec.json.decode(await read_body(request, MAX_BODY_BYTES))
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise _problem(
+            web.HTTPUnprocessableEntity, "invalid_request", "the body must be JSON"
+        ) from error
+    value = body.get(name) if isinstance(body, dict) else None
+    if not isinstance(value, str):
+        text = f"the body must be a JSON object with the text {name!r}"
+        raise _problem(web.HTTPUnprocessableEntity, "invalid_request", text)
+    return value
 
 
 def _about(parts: Parts) -> dict[str, Any]:

@@ -10,23 +10,31 @@ from typing import Any, Protocol
 
 import structlog
 
-from flowcat_server.calls import Calls, Incoming, Reservation
+from flowcat_server.calls import Calls, Incoming
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
     OVER,
     CallStatus,
     Carrier,
+    Detected,
     LiveCall,
     RestRequest,
     Ringing,
     Started,
 )
+from flowcat_server.core.control import Comeback, Consultation
+from flowcat_server.core.graph import TransferTarget
 from flowcat_server.errors import CallRefused
+from flowcat_server.places import Reservation
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
+from flowcat_server.routes.control import CarrierControl, Desk
 from flowcat_server.routes.lines import Line
+from flowcat_server.routes.outbound import RUN_ID, OutboundCalls
+from flowcat_server.routes.placed import Placed
 from flowcat_server.routes.router import Router
 from flowcat_server.routes.rules import Asked
+from flowcat_server.routes.tickets import Tickets
 from flowcat_server.routes.tokens import StreamTokens
 from flowcat_server.session import Session
 from flowcat_server.transports.carrier import CarrierTransport
@@ -47,6 +55,8 @@ class Expected:
     only_here: bool = False
     """Something of it lives in this process. Its media socket has to come here: the socket's
     address begins with `StreamTokens.mark`."""
+    placed: Placed | None = None
+    """We made the call; it is ours until its media socket comes."""
 
 
 Told = tuple[Incoming, str]
@@ -98,6 +108,7 @@ class CarrierCalls:
         tokens: StreamTokens,
         http: Http,
         clock: Callable[[], float] = time.time,
+        outbound: OutboundCalls | None = None,
         *,
         waiting: Waiting | None = None,
         tell_others: Callable[[str, CallStatus], None] = lambda carrier, told: None,
@@ -109,6 +120,7 @@ class CarrierCalls:
             tokens: Mints and checks the media sockets' tokens.
             http: For requests to the carriers.
             clock: Seconds since 1970, for requests that are signed.
+            outbound: Knows the calls that we make; None: there are none.
             waiting: Keeps expected calls for several processes; absent: for this one.
             tell_others: Given what a carrier said of a call that is not here.
         """
@@ -116,9 +128,12 @@ class CarrierCalls:
         self._router = Router(calls, http, clock)
         self._tokens = tokens
         self._http = http
+        self._outbound = outbound
         self._clock = clock
         self._expected = waiting or OwnWaiting()
         self._tell_others = tell_others
+        self.desk = Desk(calls, http, Tickets(tokens, clock), clock)
+        """What goes on with calls that are passed on."""
         self._deciding: dict[Key, Expected] = {}
         """Calls whose agent is being chosen."""
         self._live: dict[Key, str] = {}
@@ -127,10 +142,22 @@ class CarrierCalls:
     async def expect(self, carrier: Carrier, call: Ringing, run_id: str) -> str:
         """Keep a place for a call that a verified webhook announced; returns its socket's token.
 
+        Args:
+            carrier: Whose call it is.
+            call: The call.
+            run_id: Of the webhook's address.
+
         Raises:
-            CallRefused: There is no place, or the call is not wanted.
+            CallRefused: There is no place, or the call is not wanted; or it is a call of ours
+                that is over.
         """
         key = carrier.name, call.call_id
+        placed = self._find_placed(carrier, run_id, call.call_id)
+        if placed is not None:
+            placed.answered()
+            await self._expected.put(key, self._place_of(placed, call.account_id))
+            log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
+            return self._tokens.mint(carrier.name, call.call_id)
         await self._release(key)  # asked again about the same call: it keeps its place
         asked = Asked(
             carrier.name, call.call_id, call.from_number, call.to_number, call.headers, run_id
@@ -147,6 +174,43 @@ class CarrierCalls:
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
 
+    @property
+    def here(self) -> str:
+        """The run id of addresses that this process has to serve; empty where it is alone."""
+        return f"{self._tokens.mark}c" if self._tokens.mark else ""
+
+    async def expect_again(
+        self,
+        carrier: Carrier,
+        call: Ringing,
+        agent: str,
+        *,
+        comeback: Comeback | None = None,
+        consultation: Consultation | None = None,
+    ) -> str:
+        """As `expect`, for a call that nobody has to choose an agent for.
+
+        Args:
+            carrier: Whose call it is.
+            call: The call.
+            agent: Who had it before, or has the other.
+            comeback: It was passed on, and nobody was reached.
+            consultation: It is that of a colleague, who is asked whether they take another.
+
+        Raises:
+            CallRefused: There is no place.
+        """
+        key = carrier.name, call.call_id
+        await self._release(key)
+        asked = Asked(carrier.name, call.call_id, call.from_number, call.to_number, {}, "")
+        expected = self._place(asked, call.account_id)
+        expected.incoming = replace(
+            expected.incoming, agent=agent, comeback=comeback, consultation=consultation
+        )
+        expected.only_here = True
+        await self._expected.put(key, expected)
+        return self._tokens.mint(carrier.name, call.call_id)
+
     async def claim(
         self, line: Line, started: Started, token: str, run_id: str, *, vouched: bool
     ) -> Expected:
@@ -161,7 +225,8 @@ class CarrierCalls:
 
         Raises:
             AuthError: The socket does not prove that the call is its own.
-            CallRefused: Nobody kept a place for it, and there is none; or it is not wanted.
+            CallRefused: Nobody kept a place for it, and there is none; or it is not wanted, or a
+                call of ours that is over.
             SharedStateError: Whether its token was used before cannot be found out.
         """
         carrier = line.carrier
@@ -170,8 +235,15 @@ class CarrierCalls:
             await self._tokens.consume(token, carrier.name, started.call_id)
         key = carrier.name, started.call_id
         expected = await self._expected.pop(key)
+        if expected is None:
+            placed = self._find_placed(carrier, run_id, started.call_id)
+            expected = self._place_of(placed) if placed is not None else None
         if expected is not None and expected.reservation.held:
+            if expected.placed is not None:
+                expected.incoming = expected.placed.take(started.call_id)
             return expected
+        if expected is not None and expected.placed is not None:
+            raise CallRefused("over")
         told = await self._expected.told(key)
         if told is not None:
             return Expected(self._calls.reserve(), *told)
@@ -187,6 +259,19 @@ class CarrierCalls:
         expected = self._place(asked)
         await self._route(expected, asked)
         return expected
+
+    def _find_placed(self, carrier: Carrier, run_id: str, call_id: str) -> Placed | None:
+        if self._outbound is None:
+            return None
+        placed = self._outbound.find(carrier.name, run_id, call_id)
+        if placed is None and RUN_ID.fullmatch(run_id):
+            raise CallRefused("over")  # given up, and answered all the same
+        return placed
+
+    def _place_of(self, placed: Placed, account_id: str = "") -> Expected:
+        return Expected(
+            placed.reservation, placed.incoming, account_id, only_here=True, placed=placed
+        )
 
     def _place(self, asked: Asked, account_id: str = "") -> Expected:
         incoming = Incoming(
@@ -211,24 +296,40 @@ class CarrierCalls:
         )
 
     async def run(
-        self, line: Line, transport: CarrierTransport, started: Started, expected: Expected
+        self,
+        line: Line,
+        transport: CarrierTransport,
+        started: Started,
+        expected: Expected,
+        base: str = "",
     ) -> None:
-        """Run the call to its end."""
+        """Run the call to its end; `base` is this server as the carrier reaches it."""
 
         async def before_close(session: Session) -> None:
-            if session.reason in (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED):
+            gone = (ended.CALLER_HUNG_UP, ended.CARRIER_CLOSED, ended.AGENT_TRANSFERRED)
+            if session.reason in gone:
                 return
             request = self._last_request(line, session, started, expected)
             if request is not None:
                 await rest.send(self._http, request)
 
         key = line.carrier.name, started.call_id
+        call = LiveCall(started.call_id, expected.account_id or started.account_id)
+
+        def control(session: Session) -> CarrierControl:
+            about = replace(call, from_number=_ours(session, expected))
+            agent = expected.incoming.agent
+            return CarrierControl(self.desk, line, about, session, transport, base, agent)
+
+        if expected.incoming.consultation is not None:
+            expected.incoming.consultation.key = key
         self._live[key], task = self._calls.start(
             expected.reservation,
             transport,
-            expected.incoming,
+            replace(expected.incoming, hears_keys=line.hears_keys),
             work=[("receive", transport.serve)],
             before_hang_up=before_close,
+            control=control,
         )
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task.add_done_callback(lambda _: None if over.done() else over.set_result(None))
@@ -237,9 +338,31 @@ class CarrierCalls:
         finally:
             self._live.pop(key, None)
 
-    async def follow(self, carrier: Carrier, told: CallStatus) -> None:
+    def target(self, agent: str, node: str, name: str) -> TransferTarget:
+        """One of the file's transfer targets; one without a number if it is not there any more."""
+        parts = self._calls.agents.get(agent)
+        found = parts.profile.graph.nodes.get(node) if parts is not None else None
+        targets = found.transfers if found is not None else ()
+        return next((each for each in targets if each.name == name), TransferTarget(name, ""))
+
+    def detected(self, carrier: Carrier, found: Detected, run_id: str) -> None:
+        """The carrier says who answered a call of ours."""
+        outbound = self._outbound
+        placed = outbound.find(carrier.name, run_id, found.call_id) if outbound else None
+        if placed is not None:
+            placed.detected(found)
+            return
+        session = self._calls.live.get(self._live.get((carrier.name, found.call_id), ""))
+        if session is not None:
+            session.receive_detection(found.answerer, greeting_over=found.greeting_over)
+
+    async def follow(self, carrier: Carrier, told: CallStatus, run_id: str = "") -> None:
         """The carrier's own account of a call: it may be over whatever its socket says."""
         log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
+        outbound = self._outbound
+        if outbound is not None and outbound.follow(carrier.name, run_id, told):
+            return
+        self.desk.told(carrier, told)
         if told.status not in OVER:
             return
         waited = await self._release((carrier.name, told.call_id))
@@ -258,20 +381,12 @@ class CarrierCalls:
     ) -> RestRequest | None:
         """What to ask of the carrier when we end the call; None if closing the socket will do."""
         carrier, now_s = line.carrier, int(self._clock())
+        if not carrier.outlives(expected.account_id):
+            return None
         call = LiveCall(
-            started.call_id, expected.account_id or started.account_id, session.to_number
+            started.call_id, expected.account_id or started.account_id, _ours(session, expected)
         )
-        if session.transfer is None:
-            return carrier.hang_up(line.account, call, now_s) if carrier.outlives_socket else None
-        request = carrier.transfer(line.account, call, session.transfer.phone, now_s)
-        if request is None:
-            why = f"no credentials in carriers.{carrier.name}"
-            log.warning(
-                "transfer_impossible",
-                carrier=carrier.name,
-                reason=why if carrier.moves_calls else "the carrier cannot",
-            )
-        return request
+        return carrier.hang_up(line.account, call, now_s)
 
     async def _release(self, key: Key) -> bool:
         """Give back the place of a call whose socket has not come; False: there is none."""
@@ -280,6 +395,24 @@ class CarrierCalls:
             if expected is not None:
                 expected.reservation.release()
         return any(found)
+
+
+def _ours(session: Session, expected: Expected) -> str:
+    """Our own number in a call."""
+    return session.to_number if expected.placed is None else session.from_number
+
+
+def socket_address(
+    base: str, carrier: Carrier, run_id: str, token: str
+) -> tuple[str, Mapping[str, str]]:
+    """Our media socket as a carrier is told of it, and the parameters that travel with it."""
+    url = f"ws{base.removeprefix('http')}/telephony/ws/{carrier.name}"
+    url = f"{url}/{run_id}" if run_id else url
+    if carrier.ticket_in == "path":
+        return f"{url}/token/{token}", {}
+    if carrier.ticket_in == "query":
+        return f"{url}?token={token}", {}
+    return url, {"token": token}
 
 
 def _variables(asked: Asked) -> Mapping[str, Any]:

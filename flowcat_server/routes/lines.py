@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from flowcat_server import carriers
+from flowcat_server.config.carriers import Carrier as Block
 from flowcat_server.config.models import Config
 from flowcat_server.core.carrier import Account, Carrier
 from flowcat_server.routes.peers import Network, parse_networks
@@ -23,6 +25,16 @@ class Line:
     """The agent file, or the environment, says anything of it."""
     bind: str = ""
     """Where a listener of its own listens."""
+    dtmf: Literal["auto", "in_band", "carrier"] = "auto"
+    """Where keys come from."""
+
+    @property
+    def hears_keys(self) -> bool:
+        """Keys are heard in the caller's audio."""
+        return self.dtmf == "in_band" or (self.dtmf == "auto" and not self.carrier.tells_keys)
+
+    block: Block = field(default_factory=Block)
+    """All that the agent file says of it."""
 
     @property
     def credential(self) -> str:
@@ -51,4 +63,6 @@ def lines(config: Config) -> Iterator[Line]:
             parse_networks(account.allow_from, f"carriers.{name}.allow_from"),
             configured=name in config.carriers.model_fields_set,
             bind=getattr(block, "bind", ""),
+            dtmf=block.dtmf,
+            block=block,
         )

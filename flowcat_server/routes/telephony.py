@@ -13,7 +13,6 @@ from aiohttp import WSCloseCode, web
 from flowcat_server.config.models import Config
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
-    Carrier,
     CarrierStream,
     Document,
     Refuse,
@@ -24,9 +23,10 @@ from flowcat_server.core.carrier import (
 from flowcat_server.errors import AuthError, CallRefused, SharedStateError
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import refusals, rest
-from flowcat_server.routes.expected import CarrierCalls
+from flowcat_server.routes.expected import CarrierCalls, socket_address
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.lines import Line, lines
+from flowcat_server.routes.outbound import RUN_ID
 from flowcat_server.routes.router import REJECTED
 from flowcat_server.transports.media_socket import MediaSocket
 from flowcat_server.transports.pacer import Pacer
@@ -84,6 +84,7 @@ class TelephonyDoor:
             web.route("*", answer, self.answer),
             web.route("*", answer + "/{run_id}", self.answer),
             web.route("*", status, self.status),
+            web.route("*", status + "/{run_id}", self.status),
             *(
                 web.get(media + path, self.media, allow_head=False)
                 for path in ("", "/token/{token}", "/{run_id}", "/{run_id}/token/{token}")
@@ -109,19 +110,16 @@ class TelephonyDoor:
         await self._gate.admit_webhook(request, wire, line)
         call = carrier.read_call(wire)
         if call is None and carrier.is_report(wire):
-            return await self._reported(line, wire)
+            return await self._reported(line, wire, run_id)
         if call is None:
             raise web.HTTPBadRequest(text=refusals.NO_CALL)
         try:
             token = await self._calls.expect(carrier, call, run_id)
         except CallRefused as error:
+            if RUN_ID.fullmatch(run_id):  # a call of ours, given up and answered all the same
+                return await self._respond(carrier.drop(account, call))
             return await self._respond(self._turned_away(line, call, error))
-        url = self._stream_url(request, carrier, run_id)
-        parameters = {"token": token} if carrier.ticket_in == "parameter" else {}
-        if carrier.ticket_in == "path":
-            url += f"/token/{token}"
-        elif carrier.ticket_in == "query":
-            url += f"?token={token}"
+        url, parameters = socket_address(self._gate.base(request), carrier, run_id, token)
         document = carrier.answer(account, call, url, parameters)
         if document.status >= 500:
             log.warning("call_not_answered", carrier=carrier.name, reason=document.body)
@@ -135,11 +133,6 @@ class TelephonyDoor:
         spoken = carrier.say(account, call, say, full.language) if say else None
         return spoken or carrier.busy(account, call)
 
-    def _stream_url(self, request: web.Request, carrier: Carrier, run_id: str) -> str:
-        base = self._gate.base(request)
-        url = "ws" + base.removeprefix("http") + f"/telephony/ws/{carrier.name}"
-        return f"{url}/{run_id}" if run_id else url
-
     async def _respond(self, document: Document) -> web.Response:
         if document.rest is not None:
             await rest.send(self._http, document.rest)
@@ -150,14 +143,21 @@ class TelephonyDoor:
     async def status(self, request: web.Request) -> web.Response:
         """Follow a call by the carrier's own account of it."""
         line = self._line(request)
+        run_id = _run_id(request)
         wire = await self._gate.read(request)
         await self._gate.admit_webhook(request, wire, line)
-        return await self._reported(line, wire)
+        return await self._reported(line, wire, run_id)
 
-    async def _reported(self, line: Line, wire: Request) -> web.Response:
+    async def _reported(self, line: Line, wire: Request, run_id: str) -> web.Response:
+        over = line.carrier.read_dial(wire) if line.carrier.reports_dials else None
+        if over is not None and self._calls.desk.dialled(line.carrier, over):
+            return web.Response(status=204)
+        found = line.carrier.read_detection(wire)
+        if found is not None:
+            self._calls.detected(line.carrier, found, run_id)
         told = line.carrier.read_status(wire)
         if told is not None:
-            await self._calls.follow(line.carrier, told)
+            await self._calls.follow(line.carrier, told, run_id)
         return web.Response(status=204)
 
     # --- the media socket -------------------------------------------------------------------
@@ -189,7 +189,7 @@ class TelephonyDoor:
         except CallRefused as error:
             return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
         transport = WebSocketTransport(socket, stream, started, self._pacer)
-        await self._calls.run(line, transport, started, expected)
+        await self._calls.run(line, transport, started, expected, self._gate.base(request))
         socket.undivert()
         return socket
 

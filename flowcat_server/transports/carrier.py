@@ -27,6 +27,7 @@ from flowcat_server.core.carrier import (
     Started,
     Stopped,
 )
+from flowcat_server.core.dtmf import WAIT
 from flowcat_server.core.interfaces import CallSink, PlayoutSource
 from flowcat_server.transports.media_socket import CLOSE_TIMEOUT_S
 from flowcat_server.transports.pacer import STOP, TICK_MS, Pacer
@@ -112,6 +113,7 @@ class CarrierTransport(ABC):
         "delay_ms",
         "input_format",
         "output_format",
+        "target",
     )
 
     def __init__(
@@ -133,6 +135,8 @@ class CarrierTransport(ABC):
         self.output_format = spoken
         self.buffers = sending.forgets
         self.delay_ms = sending.delay_ms
+        self.target = ""
+        """To whom the call is being passed on."""
         self._post, self._unsent = socket.post, socket.unsent
         self._stream = stream
         self._pacer = pacer
@@ -320,6 +324,15 @@ class CarrierTransport(ABC):
         if message is not None:
             self._send(message, speech=False)
 
+    def send_keys(self, keys: str) -> bool:
+        """Send keys to the far end; False: it cannot be done on the socket."""
+        messages = self._stream.dtmf(keys.replace(WAIT, ""))
+        if not messages or self._over or WAIT in keys:
+            return False  # a pause between keys: whoever can tell the carrier of it does
+        for message in messages:
+            self._send(message, speech=False)
+        return True
+
     # --- the end ----------------------------------------------------------------------------
 
     async def wait_connected(self) -> None:
@@ -343,7 +356,7 @@ class CarrierTransport(ABC):
             self._post_owed()
             if self._gone:
                 return
-            for message in self._stream.end(reason):
+            for message in self._stream.end(reason, self.target):
                 self._post(message)
             if self._sending.lingers:
                 self._waiter = asyncio.get_running_loop().create_future()

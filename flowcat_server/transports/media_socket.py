@@ -182,6 +182,7 @@ def _forget(request: Any) -> None:
     with suppress(AttributeError, TypeError, ValueError):
         request._message = request._message._replace(headers=nothing, raw_headers=())
         request._headers = nothing
+        request._cache.clear()
         request.protocol._parser = None
 
 

@@ -11,13 +11,14 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from flowcat_server.calls import Calls, OwnPlaces, Places
+from flowcat_server.calls import Calls
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.types import parse_bind
 from flowcat_server.core.carrier import CallStatus
 from flowcat_server.core.overload import Overload
 from flowcat_server.errors import ConfigError
 from flowcat_server.metrics import Metrics
+from flowcat_server.places import OwnPlaces, Places
 from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.expected import CarrierCalls, OwnWaiting, Waiting

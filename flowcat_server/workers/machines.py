@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import structlog
 
 from flowcat_server import logs
-from flowcat_server.calls import RESERVATION_S
 from flowcat_server.errors import ConfigError, Problem, SharedStateError
+from flowcat_server.places import RESERVATION_S
 from flowcat_server.routes.expected import Expected, Key, Told, Waiting
 from flowcat_server.routes.gate import REPLAY_WINDOW_S
 from flowcat_server.routes.tokens import LIFETIME_S

@@ -8,8 +8,9 @@ from contextvars import ContextVar
 import msgspec
 import structlog
 
-from flowcat_server.calls import RESERVATION_S, Calls, Incoming
+from flowcat_server.calls import Calls, Incoming
 from flowcat_server.errors import SharedStateError
+from flowcat_server.places import RESERVATION_S
 from flowcat_server.routes.expected import Expected, Key, OwnWaiting, Told
 from flowcat_server.routes.gate import REPLAY_WINDOW_S
 from flowcat_server.routes.tokens import LIFETIME_S, MAX_REMEMBERED

@@ -12,13 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from telnyx.lib.webhook_verification import verify_webhook_signature
-from telnyx.types.calls import action_answer_params, action_reject_params, action_transfer_params
+from telnyx.types.calls import (
+    action_answer_params,
+    action_bridge_params,
+    action_reject_params,
+    action_send_dtmf_params,
+    action_transfer_params,
+)
 
 from flowcat_server.carriers import telnyx
 from flowcat_server.config.carriers import Telnyx
 from flowcat_server.core.carrier import (
     Account,
     CallStatus,
+    DialOver,
     LiveCall,
     Request,
     RestRequest,
@@ -181,7 +188,20 @@ def test_requests_fit_the_vendors_types():
     moved = CARRIER.transfer(ACCOUNT, LiveCall("v3:abc", "", "+15550199"), "+15550123", 0)
     assert moved is not None
     fits(moved.json, action_transfer_params.ActionTransferParams)
-    assert moved.json == {"to": "+15550123", "from": "+15550199"}
+    state = moved.json.pop("target_leg_client_state")
+    assert moved.json == {"to": "+15550123", "from": "+15550199", "timeout_secs": 30}
+    told = {"event_type": "call.bridged", "payload": {"client_state": state}}
+    over = CARRIER.read_dial(Request("POST", "https://a", {}, json.dumps({"data": told}).encode()))
+    assert over == DialOver(answered=True, call_id="v3:abc")
+    caller, other = LiveCall("v3:abc"), LiveCall("v3:def")
+    bridged = CARRIER.join(ACCOUNT, caller, other, "room", 0)
+    assert bridged is not None
+    # The vendor's library has a longer name for what the wire calls ``call_control_id``.
+    named = {"call_control_id_to_bridge_with": bridged.json["call_control_id"]}
+    fits(named, action_bridge_params.ActionBridgeParams)
+    keys = CARRIER.send_keys(ACCOUNT, caller, "12w#A", 0)
+    assert keys is not None
+    fits(keys.json, action_send_dtmf_params.ActionSendDtmfParams)
     ended = CARRIER.hang_up(ACCOUNT, LiveCall("v3:abc"), 0)
     assert ended == RestRequest(
         "POST",
@@ -211,4 +231,5 @@ def test_requests_fit_the_vendors_types():
 )
 def test_events_have_a_status(kind: str, cause: str | None, status: Any):
     told = CARRIER.read_status(event(kind, call_control_id="v3:abc", hangup_cause=cause))
-    assert told == (CallStatus("v3:abc", status) if status else None)
+    why = (cause or "") if status != "completed" else ""
+    assert told == (CallStatus("v3:abc", status, why) if status else None)

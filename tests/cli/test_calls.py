@@ -74,7 +74,7 @@ def test_ls_is_a_table_newest_first(config: Path, capsys: pytest.CaptureFixture[
     assert command(config, "ls") == 0
 
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["ID", "STARTED", "DOOR", "FROM", "LENGTH", "TURNS", "LATENCY", "ENDED"]
+    assert head.split() == ["ID", "STARTED", "DOOR", "WHO", "LENGTH", "TURNS", "LATENCY", "ENDED"]
     assert [row.split()[0] for row in rows] == ["ab03", "ab02", "aa01"]
     assert re.search(
         r"twilio +\+44\\x1b\[2K123 +01:05 +2 \(1 cut\) +875 ms +provider.failed", rows[0]

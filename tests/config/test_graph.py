@@ -6,7 +6,7 @@ import pytest
 from flowcat_server.config.document import Document
 from flowcat_server.config.graph import Defaults, build_graph, prompt_graph
 from flowcat_server.config.yaml import parse_yaml
-from flowcat_server.core.graph import Graph
+from flowcat_server.core.graph import TRANSFER_FAILED, Graph
 from flowcat_server.core.keypad import Keys
 
 
@@ -167,6 +167,24 @@ def test_slots_transfers_and_fixed_wordings() -> None:
     ]
     assert start.say == ("One.", "Two.")
     assert start.data["say"] == ["One.", "Two."]
+
+
+def test_what_a_transfer_says_and_what_follows_when_it_fails() -> None:
+    target = {
+        "name": "desk", "target_phone": "+441", "mode": "warm", "introduce": "Hello, {{name}}.",
+        "failed": "Nobody.", "then": "end", "ring": "12s",
+    }  # fmt: skip
+    graph = good(
+        [node("s", "start", prompt="x", transfer_targets=[target, {"target_phone": "+442"}]), END],
+        [edge("s", "e")],
+    )
+    warm, plain = graph.nodes["s"].transfers
+    assert (warm.introduce, warm.failed, warm.then, warm.ring_ms) == (
+        "Hello, {{name}}.", "Nobody.", "end", 12_000
+    )  # fmt: skip
+    assert (plain.introduce, plain.failed, plain.then, plain.ring_ms) == (
+        "", TRANSFER_FAILED, "go_on", 30_000
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from flowcat_server.core.language import TurnWords, phrase
 
 FOLDER = Path(language.__file__).parent / "words"
 LISTS = {
+    "machines",
+    "people",
     "endings",
     "unmarked_endings",
     "stranded",

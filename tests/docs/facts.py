@@ -151,6 +151,8 @@ def carrier_abilities() -> str:
             f"`carriers.{carrier.name}.{carrier.credential}`",
             "yes" if carrier.moves_calls else "",
             "yes" if carrier.say(Account(), Ringing("id"), "text", "") else "",
+            _dials(carrier),
+            carrier.detection,
         )
         for carrier in every_carrier()
     ]
@@ -161,8 +163,39 @@ def carrier_abilities() -> str:
         "Opened to others by",
         "Passes calls on",
         "Speaks for a full server",
+        "Makes calls, given",
+        "Its machine detection",
     )
     return table(heads, rows)
+
+
+def _dials(carrier: Carrier) -> str:
+    return ", ".join(f"`{key}`" for key in carrier.dial_keys)
+
+
+def carrier_control() -> str:
+    """What each carrier can be asked to do with a live call, and how."""
+    keys = {"socket": "on the media socket", "api": "by its API", "": "as sound"}
+    rows = [
+        (
+            f"`{carrier.name}`",
+            _passes(carrier),
+            "yes" if carrier.joins_calls else "",
+            keys[carrier.sends_keys],
+            "it tells of them" if carrier.tells_keys else "in the audio",
+        )
+        for carrier in every_carrier()
+    ]
+    heads = ("Carrier", "Passes on, cold", "Passes on, warm", "Keys are sent", "Keys are heard")
+    return table(heads, rows)
+
+
+def _passes(carrier: Carrier) -> str:
+    if carrier.returns_to_flow:
+        return "its flow decides"
+    if not carrier.moves_calls:
+        return ""
+    return "yes; the call stays until it is answered" if carrier.reports_dials else "yes"
 
 
 def metric_table() -> str:
@@ -175,6 +208,8 @@ def metric_table() -> str:
     served.watch_breaker("x", "x", Breaker(), lambda: 0)
     call.on_event(events.ToolEnded(0, "", "x", ""))
     call.on_event(events.UsageCounted(0, "x", "x", characters=1))
+    call.on_event(events.AnswerDetected(0, "human", "own"))
+    served.dialled("x", "busy")
     call.on_event(events.CallEnded(0, "x"))
     kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", served.render()[0].decode(), re.MULTILINE))
     labels: dict[str, dict[str, None]] = {}
@@ -232,6 +267,11 @@ def reasons() -> str:
 REASONS = {
     ended.AGENT_ENDED: "The agent said goodbye, and it was heard.",
     ended.AGENT_TRANSFERRED: "The agent passed the call on to a person.",
+    ended.CALLEE_BUSY: "A number that was called is busy, or turned the call down.",
+    ended.CALLEE_NO_ANSWER: "Nobody answered a call that was made.",
+    ended.CALLEE_FAILED: "A call could not be made, or was answered without any sound coming.",
+    ended.MACHINE_HUNG_UP: "Of a call that was made: who answered is hung up on, as configured.",
+    ended.MACHINE_MESSAGE_LEFT: "The message for an answering machine was heard to its end.",
     ended.CALLER_HUNG_UP: "The caller hung up.",
     ended.CALLER_IDLE: "The caller said nothing for too long.",
     ended.CALLER_MEDIA_LOST: "No audio came from the caller for `limits.media_timeout`.",

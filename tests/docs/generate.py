@@ -19,6 +19,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "provider-options": facts.options,
     "carriers": facts.carrier_table,
     "carriers-can": facts.carrier_abilities,
+    "carriers-control": facts.carrier_control,
     "metrics": facts.metric_table,
     "worker-metrics": facts.worker_metrics,
     "events": facts.event_table,

@@ -166,7 +166,8 @@ def test_every_route_is_documented_and_every_documented_route_exists() -> None:
     }
     asked = {"/telephony/answer/{carrier}", "/telephony/ws/{carrier}"}
     assert asked < documented
-    documented |= {f"{path}/{{run_id}}" for path in asked}
+    followed = "/telephony/status/{carrier}"
+    documented |= {f"{path}/{{run_id}}" for path in {*asked, followed}}
     documented |= {f"/telephony/ws/{{carrier}}{run}/token/{{token}}" for run in ("", "/{run_id}")}
     assert documented == {"/web/{file}" if path == "/web" else path for path in served}
 

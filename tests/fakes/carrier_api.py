@@ -17,6 +17,8 @@ class Api:
 
     url: str = ""
     requests: list[tuple[str, str, str, Any]] = field(default_factory=list)
+    status: int = 200
+    answer: Any = field(default_factory=dict)
 
     async def take(self, request: web.Request) -> web.Response:
         text = await request.text()
@@ -24,7 +26,7 @@ class Api:
         self.requests.append(
             (request.method, request.path, request.headers.get("Authorization", ""), body)
         )
-        return web.json_response({})
+        return web.json_response(self.answer, status=self.status)
 
 
 @asynccontextmanager

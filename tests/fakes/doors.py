@@ -26,9 +26,12 @@ from flowcat_server.records.store import Store
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor
 from flowcat_server.routes.connections import app_runner, watch_connections
+from flowcat_server.routes.dialling import DiallingDoor
 from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.gate import Gate
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.next import NextDoor
+from flowcat_server.routes.outbound import OutboundCalls
 from flowcat_server.routes.page import PageDoor
 from flowcat_server.routes.peers import parse_networks
 from flowcat_server.routes.telephony import TelephonyDoor
@@ -251,18 +254,17 @@ async def doors(
         offers = Offers(webrtc)
         access = guard(API_TOKEN, public_url=file.config.server.public_url, trusted=trusted)
         app = web.Application(middlewares=[access])
+        outbound = OutboundCalls(file.config, calls, http, tasks, clock)
+        carrier_calls = CarrierCalls(calls, tokens, http, clock, outbound)
+        gate = Gate(file.config.server.public_url, trusted, clock)
         for door in (
             PageDoor(),
+            DiallingDoor(calls, outbound),
             ApiDoor(calls, store, {"agent": {"name": "test"}}),
             HealthDoor(calls, metrics, serve_metrics=True, writable=lambda: store.writable),
             WebRtcDoor(calls, offers),
-            TelephonyDoor(
-                file.config,
-                CarrierCalls(calls, tokens, http, clock),
-                Gate(file.config.server.public_url, trusted, clock),
-                Pacer(),
-                http,
-            ),
+            TelephonyDoor(file.config, carrier_calls, gate, Pacer(), http),
+            NextDoor(file.config, carrier_calls, gate),
         ):
             app.add_routes(door.routes())
         runner = app_runner(app, shutdown_timeout=1)

@@ -449,11 +449,15 @@ async def test_an_older_database_is_brought_forward(
     store = await Store.open(directory=tmp_path)
     await store.call_accepted(row("a1"))
     await store.close()
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
+    now = database.SCHEMA_VERSION
+    monkeypatch.setattr(database, "SCHEMA_VERSION", now + 2)
     monkeypatch.setattr(
         database,
         "MIGRATIONS",
-        {2: ["ALTER TABLE calls ADD COLUMN mood TEXT"], 3: ["UPDATE calls SET mood = 'fine'"]},
+        {
+            now + 1: ["ALTER TABLE calls ADD COLUMN mood TEXT"],
+            now + 2: ["UPDATE calls SET mood = 'fine'"],
+        },
     )
 
     with pytest.raises(RecordsError, match="start the server once"):
@@ -462,7 +466,25 @@ async def test_an_older_database_is_brought_forward(
     await store.close()
 
     assert rows_of(tmp_path, "select mood from calls") == [("fine",)]
-    assert rows_of(tmp_path, "select version from schema_version") == [(3,)]
+    assert rows_of(tmp_path, "select version from schema_version") == [(now + 2,)]
+
+
+async def test_a_database_of_the_first_version_is_brought_forward(tmp_path: Path) -> None:
+    store = await Store.open(directory=tmp_path)
+    await store.call_accepted(row("a1"))
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "calls.sqlite")
+    for column in ("status", "dialled_at", "answered_by"):
+        connection.execute(f"ALTER TABLE calls DROP COLUMN {column}")
+    connection.execute("UPDATE schema_version SET version = 1")
+    connection.commit()
+    connection.close()
+
+    store = await Store.open(directory=tmp_path)
+    (call,) = await store.list_calls()
+    await store.close()
+
+    assert (call.direction, call.status, call.answered_by) == ("inbound", "answered", "")
 
 
 async def test_several_processes_may_start_at_once(tmp_path: Path) -> None:
@@ -470,7 +492,8 @@ async def test_several_processes_may_start_at_once(tmp_path: Path) -> None:
     for store in stores:
         await store.close()
 
-    assert rows_of(tmp_path, "select version from schema_version") == [(1,)]
+    current = database.SCHEMA_VERSION
+    assert rows_of(tmp_path, "select version from schema_version") == [(current,)]
 
 
 async def test_reading_changes_nothing(store: Store, tmp_path: Path) -> None:

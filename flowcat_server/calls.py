@@ -1,8 +1,8 @@
 """Admission and the calls that are live.
 
 A place is reserved before anything is spent on a call (at the carrier's webhook, at a browser's
-offer) and given back when the call is over or never came. The count is exact: it changes only
-here, on the loop's thread.
+offer) and given back when the call is over or never came. The count is exact: whoever counts
+(`Places`: this process alone, or all workers of a server together) takes a place in one step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,7 @@ from flowcat_server.errors import CallRefused, ConfigError, TransportError
 from flowcat_server.introduction import IntroductionLine
 from flowcat_server.metrics import Metrics
 from flowcat_server.pipeline import CallLine, Parts
+from flowcat_server.places import RESERVATION_S, OwnPlaces, Places, Reservation
 from flowcat_server.processors.machine import MachineRules
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.recorder import Recorder
@@ -43,41 +44,11 @@ log = structlog.get_logger()
 
 Work = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 
-RESERVATION_S = 60.0
-"""A reservation that no call has taken up by then is given back."""
 END_ALL_S = 15.0
 BUDGET_LOG_S = 60.0
 """At most one line a minute about a budget that is exceeded."""
 RECORDING_RATE = 16_000
 """Hertz, at most; phone calls are recorded at their own rate."""
-
-
-class Reservation:
-    """A place for one call."""
-
-    def __init__(self, give_back: Callable[[Reservation], None], hold_s: float) -> None:
-        self._give_back = give_back
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(
-            hold_s, self.release
-        )
-        self.held = True
-        self.taken = False
-
-    def take(self) -> None:
-        """Use the place for a call, if it has not been given back meanwhile."""
-        self.taken = self.held
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def release(self) -> None:
-        """Give the place back. Idempotent."""
-        if self.held:
-            self.held = False
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            self._give_back(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +107,7 @@ class Calls:
         tasks: asyncio.TaskGroup,
         on_ended: Callable[[], None] = lambda: None,
         overload: Overload | None = None,
+        places: Places | None = None,
     ) -> None:
         self.agents = agents
         self.draining = False
@@ -148,6 +120,7 @@ class Calls:
         self._tasks = tasks
         self._on_ended = on_ended
         self._overload = overload or Overload(0)
+        self._places = places or OwnPlaces(self.config.limits.max_calls)
         self._reserved: set[Reservation] = set()
         self._connecting: dict[str, Transport] = {}
         self._ending = ""
@@ -174,7 +147,12 @@ class Calls:
     @property
     def count(self) -> int:
         """Places in use, live and reserved."""
-        return len(self._reserved)
+        return self._places.used
+
+    @property
+    def live_ids(self) -> Set[str]:
+        """Ids of the calls that are live, whichever process runs them."""
+        return {*self.live, *self.ringing, *self._places.live}
 
     @property
     def closed_for(self) -> str:
@@ -184,7 +162,7 @@ class Calls:
         if self.count >= self.config.limits.max_calls:
             return "full"
         # Without a call there is none to protect, and nothing to gain by waiting for one to end.
-        return "overloaded" if self._overload.overloaded and self.count else ""
+        return "overloaded" if self._overload.overloaded and self._reserved else ""
 
     def reserve(self, hold_s: float = 0) -> Reservation:
         """Take a place, for a call that comes within `hold_s` (0: within a minute).
@@ -193,16 +171,35 @@ class Calls:
             CallRefused: None is given away, see `closed_for`.
         """
         reason = self.closed_for
-        if reason:
+        place = None if reason else self._places.take()
+        if place is None:
+            reason = reason or "full"  # another process was faster
             self._metrics.call_refused(reason)
             log.warning("call_refused", reason=reason, live=self.count)
             raise CallRefused(reason)
-        reservation = Reservation(self._give_back, hold_s or RESERVATION_S)
+        return self.adopt(place, hold_s)
+
+    def adopt(self, place: int, hold_s: float = 0) -> Reservation:
+        """Look after a place that was taken elsewhere."""
+        reservation = Reservation(place, self._give_back, hold_s or RESERVATION_S)
         self._reserved.add(reservation)
         self._quiet.clear()
         return reservation
 
+    def announce(self, reservation: Reservation, call_id: str) -> None:
+        """The place is that of this call, which is on its way: requests about it come here."""
+        self._places.begun(reservation.place, call_id)
+
+    def part_with(self, reservation: Reservation) -> None:
+        """Leave a place, which stays taken, to whoever runs the call."""
+        reservation.part()
+        self._forget(reservation)
+
     def _give_back(self, reservation: Reservation) -> None:
+        self._places.give_back(reservation.place)
+        self._forget(reservation)
+
+    def _forget(self, reservation: Reservation) -> None:
         self._reserved.discard(reservation)
         if not self._reserved:
             self._quiet.set()
@@ -234,6 +231,7 @@ class Calls:
         """
         call_id = incoming.dialled.call_id if incoming.dialled else new_id()
         reservation.take()
+        self._places.begun(reservation.place, call_id)
         task = self._tasks.create_task(
             self._run(
                 call_id,
@@ -487,11 +485,16 @@ class Calls:
             await transport.hang_up(reason)
         return transport is not None
 
-    async def drain(self, timeout_s: float) -> None:
-        """Take no new call; wait for those that have a place, then end what is left."""
+    async def drain(self, timeout_s: float, nobody_waits: Awaitable[None] | None = None) -> None:
+        """Take no new call; wait for those that have a place, then end what is left.
+
+        `nobody_waits` returns when no call may still come that another process gave a place.
+        """
         self.draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
+                if nobody_waits is not None:
+                    await nobody_waits
                 await self._quiet.wait()
         await self.end_all(ended.SERVER_DRAINED)
 

@@ -14,6 +14,7 @@ FlowcatError
 |-- CallNotMade            a call that was asked for could not be made; says why
 |-- AuthError              a webhook, socket or API request is not who it says it is
 |-- TransportError         the socket or track of a call failed
+|-- SharedStateError       what several workers or machines share is out of reach
 |-- RecordsError           the records database or a recording cannot be used
 `-- ToolError              a tool failed; its text is shown to the model
 """
@@ -161,6 +162,10 @@ class AuthError(FlowcatError):
 
 class TransportError(FlowcatError):
     """The socket or track of a call failed."""
+
+
+class SharedStateError(FlowcatError):
+    """What workers or machines remember together is out of reach; the message says why."""
 
 
 class RecordsError(FlowcatError):

@@ -77,6 +77,18 @@ def bound_call(call_id: str) -> AbstractContextManager[Mapping[str, Any]]:
     )
 
 
+_process: dict[str, Any] = {}
+
+
+def name_process(**fields: Any) -> None:
+    """From now on every line of this process carries these fields."""
+    _process.update(fields)
+
+
+def _add_process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {**_process, **event}
+
+
 def configure(
     level: str = "info",
     format: str = "console",
@@ -95,6 +107,7 @@ def configure(
     number = getattr(logging, level.upper())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_process,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,

@@ -41,6 +41,7 @@ def start_screen(
     *,
     token_made: bool,
     ready_s: float,
+    workers: int = 1,
 ) -> None:
     """Print one screen."""
     lines = [f"flowcat-server {__version__}  ready in {ready_s:.1f} s", ""]
@@ -52,6 +53,8 @@ def start_screen(
     records = loaded.config.records
     rows.append(("Records", f"{records.dir} ({records.audio} audio, {records.database})"))
     rows.append(("Limits", f"{loaded.config.limits.max_calls} calls at a time"))
+    if workers > 1:
+        rows.append(("Workers", f"{workers} processes, which share the limit"))
     rows += [("Off", reason) for reason in [*off, *_off(loaded)]]
     width = max(len(label) for label, _ in rows)
     lines += [f"  {label:<{width}}  {text}" for label, text in rows]

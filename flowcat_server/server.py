@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import secrets
 import signal
 import sys
 import time
@@ -30,7 +29,6 @@ from flowcat_server.providers.http import Http
 from flowcat_server.records.recorder import Recorder
 from flowcat_server.records.store import Store
 from flowcat_server.records.webhook import Webhook
-from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.access import guard
 from flowcat_server.routes.api import ApiDoor, suggestions
 from flowcat_server.routes.audiosocket import AudioSocketListener
@@ -51,11 +49,15 @@ from flowcat_server.screen import Address, start_screen
 from flowcat_server.startup import Built, Progress, build, prepare_all_later
 from flowcat_server.transports.pacer import Pacer
 from flowcat_server.transports.webrtc import Offers, WebRtcSettings
+from flowcat_server.workers.alone import Alone
+from flowcat_server.workers.machines import Machines
+from flowcat_server.workers.supervisor import supervise
+from flowcat_server.workers.team import Seat, count
+from flowcat_server.workers.worker import Worker
 
 log = structlog.get_logger()
 
 CLIENT_MAX_BYTES = 256 * 1024
-BACKLOG = 1024
 GC_THRESHOLDS = (2_000, 10, 50)
 """After the models are loaded their objects are frozen. A step looks at two thousand new objects,
 which is about a millisecond, each tenth step at those of the ten; a full collection looks at all
@@ -70,9 +72,16 @@ def run(loaded: Loaded) -> int:
     """
     logging = loaded.config.observability.log
     logs.configure(logging.level, logging.format)
-    try:
+
+    def work(seat: Seat | None = None) -> int:
+        if seat is not None:
+            logs.name_process(worker=seat.number)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(Server(loaded).serve())
+            return runner.run(Server(loaded, seat).serve())
+
+    try:
+        workers = count(loaded.config.server.workers)
+        return work() if workers == 1 else supervise(loaded, workers, work)
     except ConfigError:
         raise
     except FlowcatError as error:
@@ -92,8 +101,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 class Server:
     """One process: its agents, their providers, its doors and its live calls."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, seat: Seat | None = None) -> None:
+        """Create it; `serve` starts.
+
+        Args:
+            loaded: The agent file.
+            seat: Of a worker among several; None: this process is the whole server.
+        """
         self._loaded = loaded
+        self._seat = seat
         self._stopping = asyncio.Event()
         self._kill = asyncio.Event()
         self._signal: int | None = None
@@ -103,62 +119,83 @@ class Server:
         self._listen_for_signals()
         _hide_secrets(self._loaded.config)
         begun = time.monotonic()
-        progress = Progress()
         async with AsyncExitStack() as stack:
+            worker = self._worker()
+            stack.callback(worker.close)
+            redis = self._loaded.config.server.redis.get_secret_value()
+            if redis:
+                machines = await stack.enter_async_context(Machines.open(redis))
+                machines.serve(worker)
             http = Http()
             stack.push_async_callback(http.close)
-            built = await build(self._loaded, http, progress)
+            built = await build(self._loaded, http, Progress(quiet=not worker.first))
             stack.push_async_callback(built.close)
             metrics = Metrics(
                 __version__, reasons=sorted(ended.REASONS), channels=(*carriers.names(), "webrtc")
             )
             _watch_breakers(metrics, built)
-            store = await stack.enter_async_context(self._records(metrics))
+            store = await stack.enter_async_context(self._records(metrics, worker.leading))
             recorder = await stack.enter_async_context(_recorder(self._loaded.config))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             if recorder is not None:
                 metrics.watch_dropped("recorder", lambda: recorder.dropped)
-            webhook = self._webhook(store, http, tasks, stack)
+            webhook = self._webhook(store, http, tasks, stack, worker)
             overload = Overload(self._loaded.config.limits.max_lag)
-            calls = Calls(built.agents, store, recorder, metrics, tasks, webhook, overload)
+            worker.overload = overload
+            calls = Calls(
+                built.agents, store, recorder, metrics, tasks, webhook, overload, worker.places
+            )
             prepare = tasks.create_task(prepare_all_later(built.agents), name="prepare-speech")
             stack.callback(prepare.cancel)
-            token, made = self._token()
-            offers = Offers(_webrtc_settings(self._loaded.config))
+            logs.register_secret(worker.api_token)
+            offers = Offers(_webrtc_settings(self._loaded.config), prefix=worker.peer_prefix)
             stack.push_async_callback(offers.close)
             pacer = Pacer()
             outbound = OutboundCalls(self._loaded.config, calls, http, tasks)
-            tokens = StreamTokens(secrets.token_bytes(32))
-            carrier_calls = CarrierCalls(calls, tokens, http, outbound=outbound)
-            app = self._app(
-                calls, carrier_calls, outbound, pacer, store, metrics, http, offers, token, built
+            carrier_calls = CarrierCalls(
+                calls,
+                StreamTokens(worker.stream_secret, used=worker.used_tokens, mark=worker.mark),
+                http,
+                outbound=outbound,
+                waiting=worker.waiting(calls),
+                tell_others=worker.tell_others,
             )
-            address = await self._open(app, tasks, stack)
-            await self._open_audiosocket(carrier_calls, pacer, stack)
+            app = self._app(
+                calls, carrier_calls, outbound, pacer, store, metrics, http, offers, worker, built
+            )
+            address = await self._open(app, carrier_calls, pacer, worker, tasks, stack)
             _settle_memory()
             watch = LoopWatch(metrics, overload, stall_ms=self._loaded.config.observability.stall)
             watch.start()
             stack.callback(watch.close)
-            start_screen(
-                sys.stderr,
-                self._loaded,
-                address,
-                built.used,
-                built.off,
-                token,
-                token_made=made,
-                ready_s=time.monotonic() - begun,
-            )
-            log.info("server_ready", ready_ms=int((time.monotonic() - begun) * 1000))
+            ready_s = time.monotonic() - begun
+            if worker.first:
+                start_screen(
+                    sys.stderr,
+                    self._loaded,
+                    address,
+                    built.used,
+                    built.off,
+                    worker.api_token,
+                    token_made=worker.token_made,
+                    workers=worker.size,
+                    ready_s=ready_s,
+                )
+            log.info("server_ready", ready_ms=int(ready_s * 1000))
             await self._stopping.wait()
-            await self._drain(calls)
+            await self._drain(calls, worker)
         log.info("server_stopped")
         return 130 if self._signal == signal.SIGINT else 0
 
     # --- parts ----------------------------------------------------------------------------------
 
+    def _worker(self) -> Alone | Worker:
+        if self._seat is None:
+            return Alone(self._loaded)
+        return Worker(self._seat, self._loaded.config.limits.max_calls)
+
     @asynccontextmanager
-    async def _records(self, metrics: Metrics) -> AsyncIterator[Store]:
+    async def _records(self, metrics: Metrics, leading: asyncio.Event) -> AsyncIterator[Store]:
         records = self._loaded.config.records
         store = await Store.open(
             records.database,
@@ -168,6 +205,7 @@ class Server:
             keep_ms=records.keep or 0,
             webhook=records.webhook is not None,
             on_dropped=metrics.record_dropped,
+            cleans=leading.is_set,
         )
         try:
             orphans = await store.close_orphans()
@@ -178,7 +216,12 @@ class Server:
             await store.close()
 
     def _webhook(
-        self, store: Store, http: Http, tasks: asyncio.TaskGroup, stack: AsyncExitStack
+        self,
+        store: Store,
+        http: Http,
+        tasks: asyncio.TaskGroup,
+        stack: AsyncExitStack,
+        worker: Alone | Worker,
     ) -> Callable[[], None]:
         """Report finished calls, if that is wanted; returns what to call when one ends."""
         settings = self._loaded.config.records.webhook
@@ -191,17 +234,14 @@ class Server:
             settings.secret.get_secret_value(),
             timeout_ms=settings.timeout,
         )
-        task = tasks.create_task(webhook.run(), name="webhook")
-        stack.callback(task.cancel)
-        return webhook.call_ended
 
-    def _token(self) -> tuple[str, bool]:
-        """The API token and whether it was made now."""
-        token = self._loaded.config.server.api_token.get_secret_value()
-        made = not token
-        token = token or secrets.token_urlsafe(18)
-        logs.register_secret(token)
-        return token, made
+        async def report() -> None:
+            await worker.leading.wait()
+            await webhook.run()
+
+        task = tasks.create_task(report(), name="webhook")
+        stack.callback(task.cancel)
+        return worker.report_ended(webhook.call_ended)
 
     def _app(
         self,
@@ -213,66 +253,58 @@ class Server:
         metrics: Metrics,
         http: Http,
         offers: Offers,
-        token: str,
+        worker: Alone | Worker,
         built: Built,
     ) -> web.Application:
         config = self._loaded.config
         trusted = parse_networks(config.server.trusted_proxies)
-        carrier_gate = Gate(config.server.public_url, trusted)
+        health = HealthDoor(
+            calls,
+            metrics,
+            serve_metrics=config.observability.metrics,
+            writable=lambda: store.writable,
+        )
+        carrier_gate = Gate(config.server.public_url, trusted, seen=worker.seen_webhooks)
         doors = (
             PageDoor(),
             ApiDoor(calls, store, _info(self._loaded, built)),
             DiallingDoor(calls, outbound),
-            HealthDoor(
-                calls,
-                metrics,
-                serve_metrics=config.observability.metrics,
-                writable=lambda: store.writable,
-            ),
+            worker.health(health, metrics),
             WebRtcDoor(calls, offers),
             TelephonyDoor(config, carrier_calls, carrier_gate, pacer, http),
             NextDoor(config, carrier_calls, carrier_gate),
         )
-        gate = guard(token, public_url=config.server.public_url, trusted=trusted)
-        app = web.Application(middlewares=[gate], client_max_size=CLIENT_MAX_BYTES)
+        gate = guard(worker.api_token, public_url=config.server.public_url, trusted=trusted)
+        middlewares = [gate, *worker.middlewares]
+        app = web.Application(middlewares=middlewares, client_max_size=CLIENT_MAX_BYTES)
         for door in doors:
             app.add_routes(door.routes())
         return app
 
     async def _open(
-        self, app: web.Application, tasks: asyncio.TaskGroup, stack: AsyncExitStack
+        self,
+        app: web.Application,
+        calls: CarrierCalls,
+        pacer: Pacer,
+        worker: Alone | Worker,
+        tasks: asyncio.TaskGroup,
+        stack: AsyncExitStack,
     ) -> Address:
-        host, port = parse_bind(self._loaded.config.server.bind)
+        config = self._loaded.config
         runner = app_runner(app, shutdown_timeout=5)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         assert runner.server is not None  # noqa: S101 - it was just set up
         watch = tasks.create_task(watch_connections(runner.server), name="watch-connections")
         stack.callback(watch.cancel)
-        site = web.TCPSite(runner, host or None, port, backlog=BACKLOG)
-        try:
-            await site.start()
-            await widen(runner, BACKLOG)
-        except OSError as error:
-            raise ConfigError(
-                f"server.bind: cannot listen on {host}:{port}: {error.strerror or error}"
-            ) from error
-        actual = runner.addresses[0][1] if runner.addresses else port
-        return Address(host, actual)
-
-    async def _open_audiosocket(
-        self, calls: CarrierCalls, pacer: Pacer, stack: AsyncExitStack
-    ) -> None:
-        bind = self._loaded.config.carriers.audiosocket.bind
-        if not bind:
-            return
-        line = next(
-            each for each in lines(self._loaded.config) if each.carrier.name == "audiosocket"
+        audiosocket = None
+        if config.carriers.audiosocket.bind:
+            line = next(each for each in lines(config) if each.carrier.name == "audiosocket")
+            audiosocket = AudioSocketListener(line, calls, pacer)
+        port = await worker.open(
+            runner, calls, audiosocket, lambda: self._on_signal(signal.SIGTERM), stack
         )
-        listener = AudioSocketListener(line, calls, pacer)
-        host, port = await listener.open(bind)
-        stack.push_async_callback(listener.close)
-        log.info("audiosocket_ready", host=host, port=port)
+        return Address(parse_bind(config.server.bind)[0], port)
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -287,12 +319,12 @@ class Server:
         self._signal = self._signal or number
         self._stopping.set()
 
-    async def _drain(self, calls: Calls) -> None:
+    async def _drain(self, calls: Calls, worker: Alone | Worker) -> None:
         """First signal: live calls may finish. Second: they end now."""
         timeout_s = self._loaded.config.server.drain_timeout / 1000
         log.info("server_draining", live=len(calls.live), timeout_s=timeout_s)
         async with asyncio.TaskGroup() as tasks:
-            drain = tasks.create_task(calls.drain(timeout_s))
+            drain = tasks.create_task(calls.drain(timeout_s, worker.nobody_waits(self._kill)))
             killed = tasks.create_task(self._end_on_kill(calls))
             await asyncio.wait([drain])
             killed.cancel()

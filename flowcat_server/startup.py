@@ -76,12 +76,15 @@ class Built:
 class Progress:
     """Says on the terminal what is being loaded, a line for each thing."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, stream: TextIO = sys.stderr, *, quiet: bool = False) -> None:
         self._stream = stream
+        self._quiet = quiet
         self._start = time.monotonic()
 
     def say(self, text: str) -> None:
         """One line, with the seconds since the start."""
+        if self._quiet:
+            return
         self._stream.write(f"  {time.monotonic() - self._start:5.1f} s  {text}\n")
         self._stream.flush()
 

@@ -48,10 +48,11 @@ TASK_OWNERS = {
     "transports/webrtc/offers.py": "closing of connections, kept in a set until they are closed",
     "transports/webrtc/peer.py": "the track's reader, cancelled when the peer closes",
     "transports/webrtc/rtp.py": "aiortc's own report task, ended by its receiver",
+    "workers/worker.py": "connections that change hands and the wait to lead, ended by the server",
 }
 """Modules that start tasks outside a task group, and who ends them."""
 
-HEAVY = {"onnxruntime", "ctranslate2", "piper", "xllamacpp", "asyncpg", "uvloop"}
+HEAVY = {"onnxruntime", "ctranslate2", "piper", "xllamacpp", "asyncpg", "redis", "uvloop"}
 """Optional packages: imported by functions, so that a server without them starts."""
 SDKS = {"openai", "anthropic", "deepgram", "cartesia", "elevenlabs", "twilio", "groq", "google",
         "plivo", "telnyx", "vonage", "vonage_jwt"}  # fmt: skip

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +43,8 @@ def hurry(nice: int) -> None:
 class Running:
     """A subject's process, pinned to its core, while the block lasts."""
 
-    def __init__(self, subject: Subject, *, core: int = SERVER_CORE) -> None:
+    def __init__(self, subject: Subject, *, core: int | str = SERVER_CORE) -> None:
+        """`core`: one, or several as taskset(1) writes them."""
         self.subject = subject
         self._core = core
         self._directory = tempfile.TemporaryDirectory(prefix="flowcat-bench-")
@@ -92,10 +94,17 @@ class Running:
         pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGESIZE") // 1024
 
-    def measure(self, calls: int, seconds: int, *more: str, core: int = LOAD_CORE) -> Point:
-        """So many calls for so many seconds."""
+    def measure(
+        self,
+        calls: int,
+        seconds: int,
+        *more: str,
+        core: int = LOAD_CORE,
+        prefix: Sequence[str] = (),
+    ) -> Point:
+        """So many calls for so many seconds; `prefix` goes before the generator's command."""
         subject = self.subject
-        command = ["taskset", "-c", str(core), str(native.program("load"))]
+        command = [*prefix, "taskset", "-c", str(core), str(native.program("load"))]
         ramp = min(RAMP, max(10, calls / 2))
         for name, value in {
             "port": self.port, "path": subject.path, "calls": calls, "seconds": seconds,

@@ -16,6 +16,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_source(parser)
     parser.add_argument("--bind", metavar="ADDRESS", help="address to listen on, such as :6210")
     parser.add_argument(
+        "--workers", metavar="N", help="processes that share the port; auto: one for each core"
+    )
+    parser.add_argument(
         "--strict", action="store_true", help="do not start when there are warnings"
     )
     parser.set_defaults(handler=run)

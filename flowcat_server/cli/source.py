@@ -68,6 +68,9 @@ def load_source(arguments: argparse.Namespace, *, refuse_unknown: bool = False) 
     bind = getattr(arguments, "bind", None)
     if bind:
         settings.append("server.bind=" + json.dumps(bind if ":" in bind else f":{bind}"))
+    workers = getattr(arguments, "workers", None)
+    if workers:
+        settings.append(f"server.workers={workers}")
     return load(
         path,
         settings=settings,

@@ -17,7 +17,7 @@ from flowcat_server.config.outbound import Outbound
 from flowcat_server.config.routes import Routes
 from flowcat_server.config.topology import ProviderSpec, Topology
 from flowcat_server.config.turn import Turn
-from flowcat_server.config.types import Duration, OrString, PortRange, Texts
+from flowcat_server.config.types import Duration, OrString, PortRange, Texts, Workers
 from flowcat_server.core.keypad import KEYS, MOST, WAIT_MS, Keys
 
 __all__ = ["Agent", "Carriers", "Config", "ProviderSpec", "Topology", "Turn"]
@@ -112,6 +112,16 @@ class Server(FlowcatBlock):
     drain_timeout: Duration = Field(
         default=600_000,
         description="On SIGTERM: how long live calls may go on before they are ended.",
+    )
+    workers: Workers = Field(
+        default=1,
+        description="Processes that share the port and `limits.max_calls`; auto: one for each "
+        "core.",
+    )
+    redis: SecretStr = Field(
+        default=SecretStr(""),
+        description="Redis or Valkey that several machines share, such as redis://host:6379/0; "
+        "empty: there is one machine.",
     )
 
 
@@ -246,7 +256,7 @@ class WhenFull(Block):
 
 
 class Limits(Block):
-    """What one process takes on."""
+    """What one server takes on, all of its workers together."""
 
     max_calls: int = Field(default=50, ge=1, le=100_000, description="Calls at the same time.")
     when_full: Annotated[WhenFull, OrString("busy")] = Field(
@@ -346,7 +356,7 @@ class Config(FlowcatBlock):
     outbound: Outbound = Field(default_factory=Outbound, description="Calls that the server makes.")
     webrtc: WebRtc = Field(default_factory=WebRtc, description="Calls from browsers.")
     hold: Hold = Field(default_factory=Hold, description="What a caller hears who waits.")
-    limits: Limits = Field(default_factory=Limits, description="What one process takes on.")
+    limits: Limits = Field(default_factory=Limits, description="What one server takes on.")
     records: Records = Field(default_factory=Records, description="What is kept of a call.")
     observability: Observability = Field(
         default_factory=Observability, description="What operators see."

@@ -123,6 +123,13 @@ def _addresses(config: Config, document: Document) -> Iterator[Problem]:
     if server.public_url and not _is_url(server.public_url, "https", "http"):
         yield bad(("server", "public_url"), "an address such as https://voice.example.com",
                   server.public_url)  # fmt: skip
+    redis = server.redis.get_secret_value()
+    if redis and urlsplit(redis).scheme not in ("redis", "rediss", "unix"):
+        # Not shown: it holds a password.
+        yield document.problem(
+            ("server", "redis"),
+            "must be an address such as redis://host:6379/0 (also rediss, unix)",
+        )
     for number, proxy in enumerate(server.trusted_proxies):
         if not _is_network(proxy):
             yield bad(("server", "trusted_proxies", number),

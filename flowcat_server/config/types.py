@@ -100,6 +100,32 @@ PortRange = Annotated[
 """``Ports(first, last)``, or None when the system chooses."""
 
 
+MAX_WORKERS = 256
+
+
+def parse_workers(value: object) -> int | str:
+    """A number of processes, or ``auto``. Raises `ValueError` with a sentence for the user."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value == "auto" or (whole and 1 <= value <= MAX_WORKERS):  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    raise ValueError(f"must be a whole number from 1 to {MAX_WORKERS}, or auto")
+
+
+Workers = Annotated[
+    int | str,
+    BeforeValidator(parse_workers),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS},
+                {"type": "string", "const": "auto"},
+            ]
+        }
+    ),
+]
+"""How many processes; ``auto``: one for each core."""
+
+
 def _as_list(value: object) -> object:
     if value is None or value == "":
         return []

@@ -63,6 +63,7 @@ class Store:
         keep_ms: int | None,
         webhook: bool,
         on_dropped: Callable[[int], None],
+        cleans: Callable[[], bool],
     ) -> None:
         self.directory = directory
         self._engine = engine
@@ -72,6 +73,7 @@ class Store:
         self._keep_ms = keep_ms
         self._webhook = webhook
         self._on_dropped = on_dropped
+        self._cleans = cleans
         self._writers: dict[str, CallWriter] = {}
         self._flusher = Flusher(engine, on_dropped=on_dropped)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -88,6 +90,7 @@ class Store:
         webhook: bool = False,
         read_only: bool = False,
         on_dropped: Callable[[int], None] = lambda count: None,
+        cleans: Callable[[], bool] = lambda: True,
     ) -> Store:
         """Connect, bring the schema up to date, start the writer.
 
@@ -100,6 +103,8 @@ class Store:
             webhook: Ends of calls wait in `webhooks_due` until `webhook_done`.
             read_only: For looking only; nothing is created, started or changed.
             on_dropped: Called with the number of events and rows that were lost.
+            cleans: Whether this process deletes what is old and ends orphans, from time to time;
+                of several that share the records one is enough.
 
         Raises:
             RecordsError: The database or the directory cannot be used.
@@ -128,6 +133,7 @@ class Store:
             keep_ms=keep_ms,
             webhook=webhook,
             on_dropped=on_dropped,
+            cleans=cleans,
         )
         if instance is not None:
             await store._refresh()
@@ -381,6 +387,8 @@ class Store:
                     await self._refresh()
                     if time.monotonic() >= next_sweep:
                         next_sweep += SWEEP_MS / 1000
+                        if not self._cleans():
+                            continue
                         await self.close_orphans()
                         if self._keep_ms:
                             await self.sweep(_now(), self._keep_ms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -58,7 +58,7 @@ class ApiDoor:
             raise web.HTTPNotFound(text=f"no such agent (known: {', '.join(agents.names)})")
         limits = {
             "max_calls": self._calls.config.limits.max_calls,
-            "live": len(self._calls.live),
+            "live": len(self._calls.live_ids),
         }
         return web.json_response(
             {
@@ -82,7 +82,8 @@ class ApiDoor:
         if before is not None and not re.fullmatch(_ID, before):
             raise web.HTTPBadRequest(text="before must be the id of a call")
         found = await self._store.list_calls(limit, before)
-        return web.json_response({"calls": [self._summary(summary) for summary in found]})
+        live = self._calls.live_ids
+        return web.json_response({"calls": [_summary(summary, live) for summary in found]})
 
     async def call(self, request: web.Request) -> web.Response:
         """One call with its turns, events and variables."""
@@ -92,7 +93,7 @@ class ApiDoor:
         body = record.to_dict()
         return web.json_response(
             {
-                "call": self._summary(record.summary),
+                "call": _summary(record.summary, self._calls.live_ids),
                 "turns": [_turn(turn) for turn in body["turns"]],
                 "events": _events(body["events"], body["tool_calls"]),
                 "tool_calls": body["tool_calls"],
@@ -112,7 +113,7 @@ class ApiDoor:
     async def delete(self, request: web.Request) -> web.Response:
         """Remove a finished call, its rows and its recording."""
         call_id = request.match_info["id"]
-        if call_id in self._calls.live or call_id in self._calls.ringing:
+        if call_id in self._calls.live_ids:
             raise web.HTTPConflict(text="the call is live; hang up first")
         deleted = await self._store.delete_call(call_id)
         if not deleted.calls:
@@ -167,15 +168,16 @@ class ApiDoor:
             raise _problem(web.HTTPNotFound, "call_unknown", "There is no such live call.")
         return session
 
-    def _summary(self, summary: CallSummary) -> dict[str, Any]:
-        body = summary.to_dict()
-        return {
-            **body,
-            "from": body["from_number"],
-            "to": body["to_number"],
-            "started_at": body["accepted_at"],
-            "live": summary.id in self._calls.live or summary.id in self._calls.ringing,
-        }
+
+def _summary(summary: CallSummary, live: Set[str]) -> dict[str, Any]:
+    body = summary.to_dict()
+    return {
+        **body,
+        "from": body["from_number"],
+        "to": body["to_number"],
+        "started_at": body["accepted_at"],
+        "live": summary.id in live,
+    }
 
 
 def _problem(kind: type[web.HTTPError], error: str, message: str) -> web.HTTPError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 
 import structlog
 
@@ -65,6 +66,13 @@ class AudioSocketListener:
             ) from error
         name = self._server.sockets[0].getsockname()
         return str(name[0]), int(name[1])
+
+    async def take(self, connection: socket.socket) -> None:
+        """Serve a connection that somebody else has accepted."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=READ_LIMIT_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader, self._connected)
+        await loop.connect_accepted_socket(lambda: protocol, connection)
 
     async def close(self) -> None:
         """Listen no more; calls that are live go on to their end."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 from aiohttp import web
 
 TIMEOUT_S = 10.0
 """A body that has not arrived by then is not coming."""
+
+
+READ: ContextVar[bytes | None] = ContextVar("body", default=None)
+"""The body of the request that is being handled, where it was read on the way to its handler."""
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
@@ -17,8 +22,12 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         web.HTTPRequestEntityTooLarge: It is longer than `limit` bytes.
         web.HTTPRequestTimeout: It did not arrive in time.
     """
-    if (request.content_length or 0) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
+    read = READ.get()
+    size = len(read) if read is not None else request.content_length or 0
+    if size > limit:
+        raise web.HTTPRequestEntityTooLarge(limit, size)
+    if read is not None:
+        return read
     body = bytearray()
     try:
         async with asyncio.timeout(TIMEOUT_S):

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
-from flowcat_server.calls import Calls, Incoming, Reservation
+from flowcat_server.calls import Calls, Incoming
 from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
     OVER,
@@ -25,6 +25,7 @@ from flowcat_server.core.carrier import (
 from flowcat_server.core.control import Comeback, Consultation
 from flowcat_server.core.graph import TransferTarget
 from flowcat_server.errors import CallRefused
+from flowcat_server.places import Reservation
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import rest
 from flowcat_server.routes.control import CarrierControl, Desk
@@ -51,8 +52,51 @@ class Expected:
     reservation: Reservation
     incoming: Incoming
     account_id: str = ""
+    only_here: bool = False
+    """Something of it lives in this process. Its media socket has to come here: the socket's
+    address begins with `StreamTokens.mark`."""
     placed: Placed | None = None
     """We made the call; it is ours until its media socket comes."""
+
+
+Told = tuple[Incoming, str]
+"""A call, and the carrier's id of its account."""
+
+
+class Waiting(Protocol):
+    """Calls that have a place, and whose media socket has not come."""
+
+    async def put(self, key: Key, expected: Expected) -> None:
+        """Keep one, for as long as its reservation lasts."""
+
+    async def pop(self, key: Key) -> Expected | None:
+        """Whom this socket was expected from; only the first that asks gets it."""
+
+    async def told(self, key: Key) -> Told | None:
+        """What another machine's webhook said of a call that has no place here."""
+
+
+class OwnWaiting:
+    """The waiting calls of a process that shares them with no other."""
+
+    def __init__(self) -> None:
+        self._expected: dict[Key, Expected] = {}
+
+    async def put(self, key: Key, expected: Expected) -> None:
+        """Keep one, and forget those whose place was given back."""
+        gone = [each for each, entry in self._expected.items() if not entry.reservation.held]
+        for each in gone:
+            del self._expected[each]
+        self._expected[key] = expected
+
+    async def pop(self, key: Key) -> Expected | None:
+        """Whom this socket was expected from."""
+        return self._expected.pop(key, None)
+
+    async def told(self, key: Key) -> Told | None:
+        """There is no other machine."""
+        del key
+        return None
 
 
 class CarrierCalls:
@@ -65,6 +109,9 @@ class CarrierCalls:
         http: Http,
         clock: Callable[[], float] = time.time,
         outbound: OutboundCalls | None = None,
+        *,
+        waiting: Waiting | None = None,
+        tell_others: Callable[[str, CallStatus], None] = lambda carrier, told: None,
     ) -> None:
         """Expect nobody yet.
 
@@ -74,6 +121,8 @@ class CarrierCalls:
             http: For requests to the carriers.
             clock: Seconds since 1970, for requests that are signed.
             outbound: Knows the calls that we make; None: there are none.
+            waiting: Keeps expected calls for several processes; absent: for this one.
+            tell_others: Given what a carrier said of a call that is not here.
         """
         self._calls = calls
         self._router = Router(calls, http, clock)
@@ -81,9 +130,10 @@ class CarrierCalls:
         self._http = http
         self._outbound = outbound
         self._clock = clock
+        self._expected = waiting or OwnWaiting()
+        self._tell_others = tell_others
         self.desk = Desk(calls, http, Tickets(tokens, clock), clock)
         """What goes on with calls that are passed on."""
-        self._expected: dict[Key, Expected] = {}
         self._deciding: dict[Key, Expected] = {}
         """Calls whose agent is being chosen."""
         self._live: dict[Key, str] = {}
@@ -101,15 +151,14 @@ class CarrierCalls:
             CallRefused: There is no place, or the call is not wanted; or it is a call of ours
                 that is over.
         """
-        self._forget_unheld()
         key = carrier.name, call.call_id
         placed = self._find_placed(carrier, run_id, call.call_id)
         if placed is not None:
             placed.answered()
-            self._expected[key] = self._place_of(placed, call.account_id)
+            await self._expected.put(key, self._place_of(placed, call.account_id))
             log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
             return self._tokens.mint(carrier.name, call.call_id)
-        self._release(key)  # asked again about the same call: it keeps its place
+        await self._release(key)  # asked again about the same call: it keeps its place
         asked = Asked(
             carrier.name, call.call_id, call.from_number, call.to_number, call.headers, run_id
         )
@@ -121,11 +170,16 @@ class CarrierCalls:
                 del self._deciding[key]
         if not expected.reservation.held:
             raise CallRefused("over")  # it has ended, or was asked about again, meanwhile
-        self._expected[key] = expected
+        await self._expected.put(key, expected)
         log.info("call_answered", carrier=carrier.name, external_id=call.call_id)
         return self._tokens.mint(carrier.name, call.call_id)
 
-    def expect_again(
+    @property
+    def here(self) -> str:
+        """The run id of addresses that this process has to serve; empty where it is alone."""
+        return f"{self._tokens.mark}c" if self._tokens.mark else ""
+
+    async def expect_again(
         self,
         carrier: Carrier,
         call: Ringing,
@@ -146,15 +200,15 @@ class CarrierCalls:
         Raises:
             CallRefused: There is no place.
         """
-        self._forget_unheld()
         key = carrier.name, call.call_id
-        self._release(key)
+        await self._release(key)
         asked = Asked(carrier.name, call.call_id, call.from_number, call.to_number, {}, "")
         expected = self._place(asked, call.account_id)
         expected.incoming = replace(
             expected.incoming, agent=agent, comeback=comeback, consultation=consultation
         )
-        self._expected[key] = expected
+        expected.only_here = True
+        await self._expected.put(key, expected)
         return self._tokens.mint(carrier.name, call.call_id)
 
     async def claim(
@@ -173,12 +227,14 @@ class CarrierCalls:
             AuthError: The socket does not prove that the call is its own.
             CallRefused: Nobody kept a place for it, and there is none; or it is not wanted, or a
                 call of ours that is over.
+            SharedStateError: Whether its token was used before cannot be found out.
         """
         carrier = line.carrier
         suffices = vouched and (carrier.handshake_suffices or not line.account.guarded)
         if token or not suffices:
-            self._tokens.consume(token, carrier.name, started.call_id)
-        expected = self._expected.pop((carrier.name, started.call_id), None)
+            await self._tokens.consume(token, carrier.name, started.call_id)
+        key = carrier.name, started.call_id
+        expected = await self._expected.pop(key)
         if expected is None:
             placed = self._find_placed(carrier, run_id, started.call_id)
             expected = self._place_of(placed) if placed is not None else None
@@ -188,7 +244,10 @@ class CarrierCalls:
             return expected
         if expected is not None and expected.placed is not None:
             raise CallRefused("over")
-        # A socket that no webhook announced, or one whose webhook another worker answered.
+        told = await self._expected.told(key)
+        if told is not None:
+            return Expected(self._calls.reserve(), *told)
+        # No webhook announced it, or its place was given back.
         asked = Asked(
             carrier.name,
             started.call_id,
@@ -210,7 +269,9 @@ class CarrierCalls:
         return placed
 
     def _place_of(self, placed: Placed, account_id: str = "") -> Expected:
-        return Expected(placed.reservation, placed.incoming, account_id, placed)
+        return Expected(
+            placed.reservation, placed.incoming, account_id, only_here=True, placed=placed
+        )
 
     def _place(self, asked: Asked, account_id: str = "") -> Expected:
         incoming = Incoming(
@@ -295,7 +356,7 @@ class CarrierCalls:
         if session is not None:
             session.receive_detection(found.answerer, greeting_over=found.greeting_over)
 
-    def follow(self, carrier: Carrier, told: CallStatus, run_id: str = "") -> None:
+    async def follow(self, carrier: Carrier, told: CallStatus, run_id: str = "") -> None:
         """The carrier's own account of a call: it may be over whatever its socket says."""
         log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
         outbound = self._outbound
@@ -304,10 +365,16 @@ class CarrierCalls:
         self.desk.told(carrier, told)
         if told.status not in OVER:
             return
-        self._release((carrier.name, told.call_id))
-        session = self._calls.live.get(self._live.get((carrier.name, told.call_id), ""))
-        if session is not None:
+        waited = await self._release((carrier.name, told.call_id))
+        if not self.hear(carrier.name, told) and not waited:
+            self._tell_others(carrier.name, told)
+
+    def hear(self, carrier: str, told: CallStatus) -> bool:
+        """The same of a call that is live here; False: it is not."""
+        session = self._calls.live.get(self._live.get((carrier, told.call_id), ""))
+        if session is not None and told.status in OVER:
             session.end(ended.CALLER_HUNG_UP)
+        return session is not None
 
     def _last_request(
         self, line: Line, session: Session, started: Started, expected: Expected
@@ -321,17 +388,13 @@ class CarrierCalls:
         )
         return carrier.hang_up(line.account, call, now_s)
 
-    def _release(self, key: Key) -> None:
-        """Give back the place of a call whose socket has not come."""
-        for waiting in (self._expected, self._deciding):
-            expected = waiting.pop(key, None)
+    async def _release(self, key: Key) -> bool:
+        """Give back the place of a call whose socket has not come; False: there is none."""
+        found = [self._deciding.pop(key, None), await self._expected.pop(key)]
+        for expected in found:
             if expected is not None:
                 expected.reservation.release()
-
-    def _forget_unheld(self) -> None:
-        gone = [key for key, entry in self._expected.items() if not entry.reservation.held]
-        for key in gone:
-            del self._expected[key]
+        return any(found)
 
 
 def _ours(session: Session, expected: Expected) -> str:

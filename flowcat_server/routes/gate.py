@@ -16,6 +16,7 @@ from aiohttp import web
 
 from flowcat_server.core.carrier import Account, Request, Verdict
 from flowcat_server.core.proof import basic, same
+from flowcat_server.errors import SharedStateError
 from flowcat_server.routes import refusals
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.routes.lines import Line
@@ -27,7 +28,7 @@ from flowcat_server.routes.peers import (
     is_other_site,
     public_base,
 )
-from flowcat_server.routes.tokens import Once
+from flowcat_server.routes.tokens import Memory, Once
 
 log = structlog.get_logger()
 
@@ -47,6 +48,7 @@ class Gate:
         public_url: str,
         trusted: tuple[Network, ...],
         clock: Callable[[], float] = time.time,
+        seen: Memory | None = None,
     ) -> None:
         """Create the gate.
 
@@ -54,11 +56,12 @@ class Gate:
             public_url: This server as carriers reach it, if that is configured.
             trusted: Proxies whose forwarded headers are believed.
             clock: Seconds since 1970; signatures carry their time.
+            seen: Remembers webhooks for several processes; absent: for this one.
         """
         self._public_url = public_url
         self._trusted = trusted
         self._clock = clock
-        self._seen = Once(REPLAY_WINDOW_S, forget_oldest=True)
+        self._seen = seen or Once(REPLAY_WINDOW_S, forget_oldest=True)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -99,7 +102,7 @@ class Gate:
 
     # --- webhooks ---------------------------------------------------------------------------
 
-    def admit_webhook(self, request: web.Request, wire: Request, line: Line) -> None:
+    async def admit_webhook(self, request: web.Request, wire: Request, line: Line) -> None:
         """Refuse a webhook that does not show everything that the carrier is configured with."""
         account = line.account
         if not account.guarded:
@@ -112,13 +115,13 @@ class Gate:
         if account.webhook_key:
             verdict = line.carrier.verify(wire, account, int(self._clock()))
             verdict = verdict or Verdict(proven=False, reason="not signed")
-            self._check("webhook_refused", line, self._once(verdict, line), wire.url)
+            self._check("webhook_refused", line, await self._once(verdict, line), wire.url)
 
     def handshake(self, request: web.Request) -> Request:
         """The request that opens a media socket, as the carrier sent it."""
         return self._wire(request, "ws" + self._url(request).removeprefix("http"))
 
-    def admit_handshake(self, request: web.Request, wire: Request, line: Line) -> bool:
+    async def admit_handshake(self, request: web.Request, wire: Request, line: Line) -> bool:
         """Whether the peer is known already; if not, its stream token decides."""
         account = line.account
         if not account.guarded:
@@ -136,19 +139,23 @@ class Gate:
             if verdict is None:
                 return proven
             if line.carrier.handshake_suffices:
-                verdict = self._once(verdict, line)
+                verdict = await self._once(verdict, line)
             self._check("media_refused", line, verdict, wire.url)
             proven = True
         return proven
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _once(self, verdict: Verdict, line: Line) -> Verdict:
+    async def _once(self, verdict: Verdict, line: Line) -> Verdict:
         """A request that was signed, and has been seen before, proves nothing."""
         if not verdict.proven or not verdict.key:
             return verdict
-        if self._seen.first(f"{line.carrier.name} {verdict.key}"):
-            return verdict
+        try:
+            if await self._seen.first(f"{line.carrier.name} {verdict.key}"):
+                return verdict
+        except SharedStateError as error:
+            log.error("carrier_refused", carrier=line.carrier.name, reason=str(error))  # noqa: TRY400 - no fault of ours
+            raise web.HTTPServiceUnavailable(text="try again later") from error
         return Verdict(proven=False, reason="replayed")
 
     def _check(self, event: str, line: Line, verdict: Verdict, url: str) -> None:

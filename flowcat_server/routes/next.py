@@ -54,13 +54,13 @@ class NextDoor:
             raise web.HTTPNotFound
         tickets = self._calls.desk.tickets
         wire = await self._gate.read(request)
-        self._gate.admit_webhook(request, wire, line)
+        await self._gate.admit_webhook(request, wire, line)
         try:
             wish = tickets.read(request.match_info["ticket"], line.carrier.name)
-            document = self._document(line, wire, wish, self._gate.base(request))
+            document = await self._document(line, wire, wish, self._gate.base(request))
             if document is None:
                 return web.Response(status=204)
-            tickets.use(wish)
+            await tickets.use(wish)
         except AuthError as error:
             log.warning("ticket_refused", carrier=line.carrier.name, reason=str(error))
             raise web.HTTPForbidden(text="refused") from error
@@ -70,7 +70,7 @@ class NextDoor:
             text=document.body, content_type=document.content_type, status=document.status
         )
 
-    def _document(self, line: Line, wire: Request, wish: Wish, base: str) -> Document | None:
+    async def _document(self, line: Line, wire: Request, wish: Wish, base: str) -> Document | None:
         """The answer; None: nothing yet, and the ticket is still good."""
         carrier = line.carrier
         match wish.get("do"):
@@ -86,9 +86,9 @@ class NextDoor:
                     self._calls.desk.recall((carrier.name, wish["call"]))
                     return carrier.hung_up()
                 log.warning("transfer_failed", carrier=carrier.name, reason=over.why)
-                return self._come_back(line, wish, base)
+                return await self._come_back(line, wish, base)
             case "consult":
-                return self._consult(line, wire, wish, base)
+                return await self._consult(line, wire, wish, base)
             case _:
                 raise AuthError("a ticket for nothing")
 
@@ -106,7 +106,7 @@ class NextDoor:
         call = LiveCall(wish["call"], from_number=remembered.to_number if remembered else "")
         return line.carrier.fetched(line.account, call, wish["phone"], handing)
 
-    def _come_back(self, line: Line, wish: Wish, base: str) -> Document:
+    async def _come_back(self, line: Line, wish: Wish, base: str) -> Document:
         """Connect the caller to us once more."""
         remembered = self._calls.desk.recall((line.carrier.name, wish["call"]))
         if remembered is None:  # another worker had the call: where it was is all that is known
@@ -114,28 +114,30 @@ class NextDoor:
             comeback = Comeback(Progress(wish["node"]), target)
             remembered = Remembered(comeback, "", "", wish["agent"])
         call = Ringing(wish["call"], remembered.from_number, remembered.to_number)
-        document = self._connect(
+        document = await self._connect(
             line, call, base, comeback=remembered.comeback, agent=remembered.agent
         )
         return document or line.carrier.hung_up()
 
-    def _consult(self, line: Line, wire: Request, wish: Wish, base: str) -> Document | None:
+    async def _consult(self, line: Line, wire: Request, wish: Wish, base: str) -> Document | None:
         carrier = line.carrier
         call = carrier.read_call(wire)
         if call is None:
             told = carrier.read_status(wire)
             if told is not None:
-                self._calls.follow(carrier, told)
+                await self._calls.follow(carrier, told)
             return None
         consultation = self._calls.desk.consultations.get(wish["consultation"])
         if consultation is None or consultation.decision.done():
             return carrier.hung_up()
-        document = self._connect(line, call, base, consultation=consultation, agent=wish["agent"])
+        document = await self._connect(
+            line, call, base, consultation=consultation, agent=wish["agent"]
+        )
         if document is None:
             consultation.decide("no place for the colleague's call")
         return document or carrier.hung_up()
 
-    def _connect(
+    async def _connect(
         self,
         line: Line,
         call: Ringing,
@@ -148,10 +150,10 @@ class NextDoor:
         """Connects a call to us; None: there is no place for it."""
         carrier = line.carrier
         try:
-            token = self._calls.expect_again(
+            token = await self._calls.expect_again(
                 carrier, call, agent, comeback=comeback, consultation=consultation
             )
         except CallRefused:
             return None
-        url, parameters = socket_address(base, carrier, "", token)
+        url, parameters = socket_address(base, carrier, self._calls.here, token)
         return carrier.answer(line.account, call, url, parameters)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from flowcat_server.calls import Calls, Incoming, Reservation, new_id
+from flowcat_server.calls import Calls, Incoming, new_id
 from flowcat_server.config.models import Config
 from flowcat_server.config.outbound import Machine
 from flowcat_server.core import ended
@@ -32,6 +32,7 @@ from flowcat_server.core.carrier import (
 )
 from flowcat_server.core.templates import render
 from flowcat_server.errors import CallNotMade
+from flowcat_server.places import Reservation
 from flowcat_server.processors.machine import MachineRules
 from flowcat_server.providers.http import Http
 from flowcat_server.records.models import CallRow
@@ -133,6 +134,7 @@ class OutboundCalls:
             raise _no_credentials(line)
         self._count()
         reservation = self._calls.reserve(ring_ms / 1000 + DIAL_TIMEOUT_S + GRACE_S + MEDIA_S)
+        self._calls.announce(reservation, call_id)
         try:
             placed = await self._begin(call_id, line, order, caller, reservation)
         except BaseException:

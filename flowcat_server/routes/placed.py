@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from flowcat_server.calls import Dialled, Incoming, Reservation
+from flowcat_server.calls import Dialled, Incoming
 from flowcat_server.core import ended, events
 from flowcat_server.core.carrier import (
     OVER,
@@ -28,6 +28,7 @@ from flowcat_server.core.carrier import (
     RestRequest,
     Status,
 )
+from flowcat_server.places import Reservation
 from flowcat_server.processors.machine import MachineRules
 from flowcat_server.providers.http import Http
 from flowcat_server.records.writer import CallWriter

@@ -20,7 +20,7 @@ from flowcat_server.core.carrier import (
     Ringing,
     Started,
 )
-from flowcat_server.errors import AuthError, CallRefused
+from flowcat_server.errors import AuthError, CallRefused, SharedStateError
 from flowcat_server.providers.http import Http
 from flowcat_server.routes import refusals, rest
 from flowcat_server.routes.expected import CarrierCalls, socket_address
@@ -107,10 +107,10 @@ class TelephonyDoor:
             raise web.HTTPNotFound(text=f"{carrier.title} opens its media socket unasked")
         run_id = _run_id(request)
         wire = await self._gate.read(request)
-        self._gate.admit_webhook(request, wire, line)
+        await self._gate.admit_webhook(request, wire, line)
         call = carrier.read_call(wire)
         if call is None and carrier.is_report(wire):
-            return self._reported(line, wire, run_id)
+            return await self._reported(line, wire, run_id)
         if call is None:
             raise web.HTTPBadRequest(text=refusals.NO_CALL)
         try:
@@ -145,10 +145,10 @@ class TelephonyDoor:
         line = self._line(request)
         run_id = _run_id(request)
         wire = await self._gate.read(request)
-        self._gate.admit_webhook(request, wire, line)
-        return self._reported(line, wire, run_id)
+        await self._gate.admit_webhook(request, wire, line)
+        return await self._reported(line, wire, run_id)
 
-    def _reported(self, line: Line, wire: Request, run_id: str) -> web.Response:
+    async def _reported(self, line: Line, wire: Request, run_id: str) -> web.Response:
         over = line.carrier.read_dial(wire) if line.carrier.reports_dials else None
         if over is not None and self._calls.desk.dialled(line.carrier, over):
             return web.Response(status=204)
@@ -157,7 +157,7 @@ class TelephonyDoor:
             self._calls.detected(line.carrier, found, run_id)
         told = line.carrier.read_status(wire)
         if told is not None:
-            self._calls.follow(line.carrier, told, run_id)
+            await self._calls.follow(line.carrier, told, run_id)
         return web.Response(status=204)
 
     # --- the media socket -------------------------------------------------------------------
@@ -167,7 +167,7 @@ class TelephonyDoor:
         line = self._line(request)
         run_id = _run_id(request)
         wire = self._gate.handshake(request)
-        vouched = self._gate.admit_handshake(request, wire, line)
+        vouched = await self._gate.admit_handshake(request, wire, line)
         socket = MediaSocket(line.carrier.subprotocols)
         stream = line.carrier.open(line.account, wire)
         token = request.match_info.get("token") or dict(wire.query).get("token")
@@ -183,6 +183,9 @@ class TelephonyDoor:
         except AuthError as error:
             log.warning("media_refused", carrier=line.carrier.name, reason=str(error))
             return await _close(socket, stream, WSCloseCode.POLICY_VIOLATION, "refused")
+        except SharedStateError as error:
+            log.error("media_refused", carrier=line.carrier.name, reason=str(error))  # noqa: TRY400 - no fault of ours
+            return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, "unavailable")
         except CallRefused as error:
             return await _close(socket, stream, WSCloseCode.TRY_AGAIN_LATER, error.reason)
         transport = WebSocketTransport(socket, stream, started, self._pacer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -16,6 +17,8 @@ from collections.abc import Callable, Mapping
 from flowcat_server.errors import AuthError
 from flowcat_server.routes.tokens import Once, StreamTokens
 
+_MARK = re.compile(r"\Aat-[0-9]+-")
+"""Whose ticket it is, where there are several workers; see `StreamTokens.mark`."""
 LIFETIME_S = 24 * 3600
 """The longest of conversations that a call is passed on to: its end is told at such an address."""
 
@@ -39,7 +42,7 @@ class Tickets:
         until = int(self._clock()) + (lifetime_s or LIFETIME_S)
         about = {**wish, "until": str(until), "n": secrets.token_hex(6)}
         said = urlsafe_b64encode(json.dumps(about).encode()).decode().rstrip("=")
-        return f"{said}.{self._tokens.sign('ticket', carrier, said)}"
+        return f"{self._tokens.mark}{said}.{self._tokens.sign('ticket', carrier, said)}"
 
     def read(self, ticket: str, carrier: str) -> Mapping[str, str]:
         """What a ticket says.
@@ -47,7 +50,7 @@ class Tickets:
         Raises:
             AuthError: Not one of ours, of another carrier, or too old.
         """
-        said, _, signature = ticket.partition(".")
+        said, _, signature = _MARK.sub("", ticket).partition(".")
         expected = self._tokens.sign("ticket", carrier, said)
         if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
             raise AuthError("not a ticket of ours")
@@ -56,11 +59,11 @@ class Tickets:
             raise AuthError("the ticket is too old")
         return wish
 
-    def use(self, wish: Mapping[str, str]) -> None:
+    async def use(self, wish: Mapping[str, str]) -> None:
         """Use a ticket up.
 
         Raises:
             AuthError: It was used before.
         """
-        if not self._used.first(wish["n"]):
+        if not await self._used.first(wish["n"]):
             raise AuthError("the ticket was used before")

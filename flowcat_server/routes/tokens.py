@@ -12,12 +12,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Protocol
 
 from flowcat_server.errors import AuthError
 
 LIFETIME_S = 60
 MAX_REMEMBERED = 100_000
 """Used tokens and seen webhooks that are remembered; each for as long as it could be replayed."""
+
+
+class Memory(Protocol):
+    """Remembers what has been seen: in this process (`Once`), or for several of them."""
+
+    async def first(self, key: str) -> bool:
+        """True the first time.
+
+        Raises:
+            SharedStateError: Nobody can say, because the memory is out of reach.
+        """
 
 
 class Once:
@@ -46,7 +58,7 @@ class Once:
         self._forget_oldest = forget_oldest
         self._seen: OrderedDict[str, float] = OrderedDict()
 
-    def first(self, key: str) -> bool:
+    async def first(self, key: str) -> bool:
         """True the first time."""
         now = self._clock()
         while self._seen:
@@ -63,10 +75,26 @@ class Once:
 class StreamTokens:
     """Mints and checks tokens of one deployment."""
 
-    def __init__(self, secret: bytes, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        clock: Callable[[], float] = time.time,
+        used: Memory | None = None,
+        mark: str = "",
+    ) -> None:
+        """Create the mint.
+
+        Args:
+            secret: Signs; the same for all that accept each other's tokens.
+            clock: Seconds since 1970.
+            used: Remembers used tokens for all of them; absent: this process alone.
+            mark: Begins whatever part of an address of ours has to be served by this process, as
+                it does a run id or a ticket; empty: there is no other.
+        """
+        self.mark = mark
         self._secret = secret
         self._clock = clock
-        self._used = Once(LIFETIME_S, clock)
+        self._used = used or Once(LIFETIME_S, clock)
 
     def mint(self, carrier: str, call_id: str) -> str:
         """A token for one media socket of this call."""
@@ -74,11 +102,12 @@ class StreamTokens:
         nonce = secrets.token_urlsafe(9)
         return f"{expires}.{nonce}.{self._sign(carrier, call_id, str(expires), nonce)}"
 
-    def consume(self, token: str, carrier: str, call_id: str) -> None:
+    async def consume(self, token: str, carrier: str, call_id: str) -> None:
         """Check a token and use it up.
 
         Raises:
             AuthError: Malformed, expired, used before, or minted for another call or carrier.
+            SharedStateError: Whether it was used before cannot be found out.
         """
         expires, _, rest = token.partition(".")
         nonce, _, signature = rest.partition(".")
@@ -89,7 +118,7 @@ class StreamTokens:
             raise AuthError("stream token is not for this call")
         if int(expires[:12]) < self._clock():
             raise AuthError("stream token expired")
-        if not self._used.first(nonce):
+        if not await self._used.first(nonce):
             raise AuthError("stream token used before")
 
     def sign(self, *parts: str) -> str:

@@ -12,10 +12,11 @@ import msgspec
 import structlog
 from aiohttp import WSMsgType, web
 
-from flowcat_server.calls import Calls, Incoming, Reservation
+from flowcat_server.calls import Calls, Incoming
 from flowcat_server.core import ended
 from flowcat_server.core.events import CallEvent, CallStarted
 from flowcat_server.errors import CallRefused, TransportError
+from flowcat_server.places import Reservation
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.routes.events import DIALECTS, EventFeed, encode
 from flowcat_server.session import Subscriber

@@ -151,7 +151,7 @@ def test_unknown_keys_of_flowcats_blocks_are_warnings_unless_refused() -> None:
     (warning,) = text(source).warnings
     assert str(warning) == (
         "agent.yaml:2:11: server.bnid: warning: unknown key 'bnid'; did you mean 'bind'? "
-        "(known: bind, public_url, trusted_proxies, api_token, drain_timeout)"
+        "(known: bind, public_url, trusted_proxies, api_token, drain_timeout, workers, redis)"
     )
     with pytest.raises(ConfigError, match="bnid"):
         load_text(source, Path("agent.yaml"), environ={}, refuse_unknown=True)

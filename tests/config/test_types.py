@@ -9,6 +9,7 @@ from flowcat_server.config.types import (
     format_duration,
     parse_bind,
     parse_duration,
+    parse_workers,
 )
 
 
@@ -99,3 +100,14 @@ def test_bind(written: str, address: tuple[str, int]) -> None:
 def test_not_a_bind(written: str) -> None:
     with pytest.raises(ValueError, match="address:port"):
         parse_bind(written)
+
+
+@pytest.mark.parametrize("written", [1, 4, 256, "auto"])
+def test_numbers_of_workers(written: object) -> None:
+    assert parse_workers(written) == written
+
+
+@pytest.mark.parametrize("written", [0, -1, 257, 2.0, True, None, "", "2", "Auto"])
+def test_not_numbers_of_workers(written: object) -> None:
+    with pytest.raises(ValueError, match="must be a whole number from 1 to 256, or auto"):
+        parse_workers(written)

@@ -18,6 +18,8 @@ from flowcat_server.core.breaker import Breaker
 from flowcat_server.core.carrier import Account, Carrier, Ringing
 from flowcat_server.providers import registry
 from flowcat_server.providers.registry import KINDS, Kind, Provider
+from flowcat_server.workers import sums
+from flowcat_server.workers.board import Member
 from tests.docs.attributes import attribute_docs, one_line
 from tests.docs.markers import table
 
@@ -221,6 +223,18 @@ def metric_table() -> str:
         (f"`{name}`", kinds.get(name, ""), ", ".join(f"`{x}`" for x in labels.get(name, ())), about)
         for name, about in metrics.METRICS.items()
     ]
+    return table(("Metric", "Kind", "Labels", "Meaning"), rows)
+
+
+def worker_metrics() -> str:
+    """The metrics of a server with several workers."""
+    members = [Member(1, 1, 1, True, 0, 0)]
+    served = {family.name: family for family in sums.of_workers(members, restarts=0)}
+    rows = []
+    for name, about in sums.WORKER_METRICS.items():
+        family = served[name.removesuffix("_total")]
+        labels = ", ".join(f"`{label}`" for label in family.samples[0].labels)
+        rows.append((f"`{name}`", family.type, labels, about))
     return table(("Metric", "Kind", "Labels", "Meaning"), rows)
 
 

@@ -21,6 +21,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "carriers-can": facts.carrier_abilities,
     "carriers-control": facts.carrier_control,
     "metrics": facts.metric_table,
+    "worker-metrics": facts.worker_metrics,
     "events": facts.event_table,
     "reasons": facts.reasons,
     "command-line": facts.command_line,

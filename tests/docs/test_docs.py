@@ -26,6 +26,7 @@ from flowcat_server.errors import ConfigError
 from flowcat_server.providers.llm._intents.settings import NodeOptions
 from flowcat_server.providers.registry import KINDS as PROVIDER_KINDS
 from flowcat_server.providers.resolve import check_providers
+from flowcat_server.workers.sums import WORKER_METRICS
 from tests.docs import configuration, facts
 from tests.docs.generate import BLOCKS
 from tests.docs.generate import pages as reference_pages
@@ -134,7 +135,7 @@ def test_every_carrier_is_documented() -> None:
 
 
 def test_every_metric_event_and_reason_is_documented() -> None:
-    for metric in metrics.METRICS:
+    for metric in (*metrics.METRICS, *WORKER_METRICS):
         assert f"| `{metric}` |" in read(REFERENCE / "metrics.md")
     for event in EVENT_NAMES.values():
         assert f"| `{event}` |" in read(REFERENCE / "events.md")

@@ -61,6 +61,12 @@ class Server:
         assert match is not None
         return int(match[1])
 
+    def children(self) -> list[int]:
+        """Processes that the server has started, in the order in which it did."""
+        pid = self.process.pid
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+        return [int(child) for child in found.split()]
+
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
@@ -90,7 +96,7 @@ def free_port() -> int:
 CARRIERS = ("TWILIO_", "SIGNALWIRE_", "TELNYX_", "PLIVO_", "VOBIZ_", "VONAGE_")
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """The environment without what would configure the server behind the test's back."""
     return {
         name: value
@@ -112,7 +118,7 @@ def launch(directory: Path, config: str | Path, *arguments: str, **environ: str)
     begun = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, stderr=output, stdout=output, env={**_plain_environment(), **environ}
+            command, cwd=ROOT, stderr=output, stdout=output, env={**plain_environment(), **environ}
         )
     server = Server(process, port, log, records)
     while time.monotonic() - begun < START_S:

@@ -15,15 +15,22 @@ from tests.fakes.doors import ECHO, Doors
 
 
 @asynccontextmanager
-async def listening(house: Doors, yaml: str = ECHO) -> AsyncIterator[tuple[str, int]]:
-    """The door of a house; its address."""
+async def serving(house: Doors, yaml: str = ECHO) -> AsyncIterator[AudioSocketListener]:
+    """The door of a house, which does not listen."""
     config = loaded(yaml).config
     http = Http()
     line = next(each for each in lines(config) if each.carrier.name == "audiosocket")
     calls = CarrierCalls(house.calls, house.tokens, http)
     listener = AudioSocketListener(line, calls, Pacer())
     try:
-        yield await listener.open("127.0.0.1:0")
+        yield listener
     finally:
         await listener.close()
         await http.close()
+
+
+@asynccontextmanager
+async def listening(house: Doors, yaml: str = ECHO) -> AsyncIterator[tuple[str, int]]:
+    """The door of a house; its address."""
+    async with serving(house, yaml) as listener:
+        yield await listener.open("127.0.0.1:0")

@@ -263,7 +263,7 @@ async def token_reuse(tmp_path: Path, name: str) -> None:
     if name == "genesys":
         async with doors(tmp_path, genesys.YAML) as house:
             token = house.tokens.mint(name, genesys.CALL)
-            house.tokens.consume(token, name, genesys.CALL)
+            await house.tokens.consume(token, name, genesys.CALL)
             await genesys_refused(house, token)
         return
     peer = WEBHOOKS.get(name) or HANDSHAKES[name]

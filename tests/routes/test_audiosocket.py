@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from flowcat_server.routes.expected import CarrierCalls
 from flowcat_server.routes.lines import lines
 from flowcat_server.transports.pacer import Pacer
 from tests.callscript import loaded
-from tests.fakes.audiosocket import listening
+from tests.fakes.audiosocket import listening, serving
 from tests.fakes.doors import ECHO, doors
 
 UUID = bytes.fromhex("00112233445566778899aabbccddeeff")
@@ -186,3 +187,17 @@ async def test_an_address_in_use_is_a_clear_error(tmp_path: Path):
         other = AudioSocketListener(line, CarrierCalls(house.calls, house.tokens, Http()), Pacer())
         with pytest.raises(ConfigError, match=r"carriers\.audiosocket\.bind: cannot listen"):
             await other.open(f"{host}:{port}")
+
+
+async def test_a_connection_that_somebody_else_accepted_is_a_call_too(tmp_path: Path):
+    async with doors(tmp_path, ECHO) as house, serving(house) as listener:
+        with socket.create_server(("127.0.0.1", 0)) as accepting:
+            async with connected(accepting.getsockname()[:2]) as switch:
+                taken, _ = accepting.accept()
+                taken.setblocking(False)
+                await listener.take(taken)
+                await switch.start()
+                await switch.send(framed(0x10, b"\x01\x02" * 160))
+                heard = await switch.frames(10)
+                assert framed(0x10, b"\x01\x02" * 160) in heard
+        await house.settled(0)

@@ -23,13 +23,13 @@ def tickets(secret: bytes = b"s") -> tuple[Tickets, Clock]:
     return Tickets(StreamTokens(secret, clock), clock), clock
 
 
-def test_any_worker_with_the_secret_reads_a_ticket_and_it_is_good_once():
+async def test_any_worker_with_the_secret_reads_a_ticket_and_it_is_good_once():
     one, two = tickets()[0], tickets()[0]
     wish = two.read(one.mint("twilio", {"do": "over", "call": "CA1"}), "twilio")
     assert (wish["do"], wish["call"]) == ("over", "CA1")
-    two.use(wish)
+    await two.use(wish)
     with pytest.raises(AuthError, match="used before"):
-        two.use(wish)
+        await two.use(wish)
 
 
 def test_a_ticket_of_another_carrier_another_secret_or_another_time_is_refused():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,106 +15,108 @@ def tokens(clock: Clock | None = None, secret: bytes = b"s" * 32) -> StreamToken
     return StreamTokens(secret, clock or Clock())
 
 
-def test_a_token_is_accepted_once():
+async def test_a_token_is_accepted_once():
     issuer = tokens()
     token = issuer.mint("twilio", "CA1")
-    issuer.consume(token, "twilio", "CA1")
+    await issuer.consume(token, "twilio", "CA1")
     with pytest.raises(AuthError, match="used before"):
-        issuer.consume(token, "twilio", "CA1")
+        await issuer.consume(token, "twilio", "CA1")
 
 
-def test_tokens_of_one_call_differ():
+async def test_tokens_of_one_call_differ():
     issuer = tokens()
     first, second = issuer.mint("twilio", "CA1"), issuer.mint("twilio", "CA1")
-    issuer.consume(second, "twilio", "CA1")
-    issuer.consume(first, "twilio", "CA1")
+    await issuer.consume(second, "twilio", "CA1")
+    await issuer.consume(first, "twilio", "CA1")
 
 
-def test_another_worker_with_the_same_secret_accepts_it_and_one_with_another_does_not():
+async def test_another_worker_with_the_same_secret_accepts_it_and_one_with_another_does_not():
     token = tokens().mint("twilio", "CA1")
-    tokens().consume(token, "twilio", "CA1")
+    await tokens().consume(token, "twilio", "CA1")
     with pytest.raises(AuthError):
-        tokens(secret=b"other").consume(token, "twilio", "CA1")
+        await tokens(secret=b"other").consume(token, "twilio", "CA1")
 
 
 @pytest.mark.parametrize(
     ("carrier", "call_id"),
     [("telnyx", "CA1"), ("twilio", "CA2"), ("twilio", ""), ("", "CA1"), ("twilio\x00CA1", "")],
 )
-def test_a_token_is_bound_to_carrier_and_call_and_not_used_up_by_others(carrier: str, call_id: str):
+async def test_a_token_is_bound_to_carrier_and_call_and_not_used_up_by_others(
+    carrier: str, call_id: str
+):
     issuer = tokens()
     token = issuer.mint("twilio", "CA1")
     with pytest.raises(AuthError):
-        issuer.consume(token, carrier, call_id)
-    issuer.consume(token, "twilio", "CA1")
+        await issuer.consume(token, carrier, call_id)
+    await issuer.consume(token, "twilio", "CA1")
 
 
-def test_a_blank_call_never_gets_in():
+async def test_a_blank_call_never_gets_in():
     issuer = tokens()
     with pytest.raises(AuthError, match="malformed"):
-        issuer.consume(issuer.mint("twilio", ""), "twilio", "")
+        await issuer.consume(issuer.mint("twilio", ""), "twilio", "")
 
 
-def test_a_token_lives_for_a_minute():
+async def test_a_token_lives_for_a_minute():
     clock = Clock()
     issuer = tokens(clock)
     early, late = issuer.mint("twilio", "CA1"), issuer.mint("twilio", "CA1")
     clock.now += LIFETIME_S - 1
-    issuer.consume(early, "twilio", "CA1")
+    await issuer.consume(early, "twilio", "CA1")
     clock.now += 2
     with pytest.raises(AuthError, match="expired"):
-        issuer.consume(late, "twilio", "CA1")
+        await issuer.consume(late, "twilio", "CA1")
 
 
-def test_its_life_cannot_be_made_longer():
+async def test_its_life_cannot_be_made_longer():
     clock = Clock()
     issuer = tokens(clock)
     expires, nonce, signature = issuer.mint("twilio", "CA1").split(".")
     for forged in (f"{int(expires) + 60}.{nonce}.{signature}", f"9{expires}.{nonce}.{signature}"):
         with pytest.raises(AuthError, match="not for this call"):
-            issuer.consume(forged, "twilio", "CA1")
+            await issuer.consume(forged, "twilio", "CA1")
 
 
 @given(st.text(max_size=80) | st.from_regex(r"[0-9]{1,30}\.[^.]{0,5}\..{0,70}", fullmatch=True))
 def test_nothing_made_up_is_accepted(token: str):
     with pytest.raises(AuthError):
-        tokens().consume(token, "twilio", "CA1")
+        asyncio.run(tokens().consume(token, "twilio", "CA1"))
 
 
 # --- the memory -----------------------------------------------------------------------------------
 
 
-def test_what_was_seen_is_forgotten_after_its_time():
+async def test_what_was_seen_is_forgotten_after_its_time():
     clock = Clock()
     once = Once(10, clock)
-    assert once.first("a")
+    assert await once.first("a")
     clock.now += 9
-    assert not once.first("a")
+    assert not await once.first("a")
     clock.now += 2
-    assert once.first("a")
+    assert await once.first("a")
 
 
-def test_a_full_memory_of_tokens_accepts_nothing_new_until_something_is_too_old():
+async def test_a_full_memory_of_tokens_accepts_nothing_new_until_something_is_too_old():
     clock = Clock()
     once = Once(10, clock, limit=3)
-    assert [once.first(key) for key in "abcd"] == [True, True, True, False]
-    assert not once.first("a")
+    assert [await once.first(key) for key in "abcd"] == [True, True, True, False]
+    assert not await once.first("a")
     clock.now += 11
-    assert once.first("d")
-    assert once.first("a")
+    assert await once.first("d")
+    assert await once.first("a")
 
 
-def test_a_full_memory_of_webhooks_forgets_the_oldest():
+async def test_a_full_memory_of_webhooks_forgets_the_oldest():
     once = Once(10, Clock(), limit=3, forget_oldest=True)
-    assert all(once.first(key) for key in "abcd")
-    assert not once.first("d")
-    assert not once.first("c")
+    assert all([await once.first(key) for key in "abcd"])
+    assert not await once.first("d")
+    assert not await once.first("c")
 
 
-def test_a_thousand_entries_cost_a_thousand_entries():
+async def test_a_thousand_entries_cost_a_thousand_entries():
     clock = Clock()
     once = Once(10, clock)
     for n in range(5000):
         clock.now += 1
-        assert once.first(str(n))
+        assert await once.first(str(n))
     assert len(once._seen) <= 11

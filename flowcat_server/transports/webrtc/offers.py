@@ -93,8 +93,11 @@ class Offers:
         on_peer: Callable[[WebRtcTransport], None] | None = None,
         *,
         lean: bool | None = None,
+        prefix: str = "pc-",
     ) -> None:
         """`lean` forces our media path (True) or aiortc's (False); None: ours with libopus.
+
+        Calls' ids begin with `prefix`.
 
         Raises:
             ValueError: The port range or an address is wrong.
@@ -102,6 +105,7 @@ class Offers:
         self._settings = settings
         self._on_peer = on_peer
         self._lean = opus.library() is not None if lean is None else lean
+        self._prefix = prefix
         self._ports = PortRange(settings.port_range) if settings.port_range else None
         for address in (settings.advertise_ip, *settings.bind_ips):
             if address:
@@ -155,7 +159,7 @@ class Offers:
         if call is not None:
             return Answer(await self._connect(call, offer, remote), call.pc_id, call, resumed=True)
         call = WebRtcTransport(
-            f"pc-{secrets.token_urlsafe(12)}", spawn=self._spawn, on_end=self._ended
+            f"{self._prefix}{secrets.token_urlsafe(12)}", spawn=self._spawn, on_end=self._ended
         )
         answer = await self._connect(call, offer, remote)
         self._calls[call.pc_id] = call

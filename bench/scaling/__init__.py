@@ -1,0 +1,1 @@
+"""Several workers: how the kernel spreads connections, and what a second core gives."""

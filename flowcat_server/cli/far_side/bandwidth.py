@@ -78,6 +78,11 @@ class BandwidthSide(FarSide):
         about = {"eventType": "initiate", "callId": call, "from": CALLER, "to": CALLED, **more}
         return Asked("POST", self.answer_path(run_id), json.dumps(about).encode(), JSON)
 
+    def status(self, call: str) -> Asked:
+        """The caller hung up."""
+        about = {"eventType": "disconnect", "callId": call, "cause": "hangup"}
+        return Asked("POST", self.status_path, json.dumps(about).encode(), JSON)
+
     def place(self, answer: str) -> Place:
         """``<StartStream>`` and its parameters."""
         stream = child(document(answer), "./StartStream")
@@ -93,4 +98,4 @@ class BandwidthSide(FarSide):
         return f"c-{unique}"
 
 
-BANDWIDTH = BandwidthSide(name="bandwidth", stream=BandwidthStream)
+BANDWIDTH = BandwidthSide(name="bandwidth", stream=BandwidthStream, reports=True)

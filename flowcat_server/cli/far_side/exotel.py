@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from flowcat_server.cli.far_side.model import (
     CALLED,
     CALLER,
+    FORM,
     Asked,
     FarSide,
     FarStream,
@@ -90,6 +91,11 @@ class ExotelSide(FarSide):
         query = {"CallSid": call, "CallFrom": CALLER, "CallTo": CALLED, **more}
         return Asked("GET", f"{self.answer_path(run_id)}?{urlencode(query)}")
 
+    def status(self, call: str) -> Asked:
+        """The call is over."""
+        over = {"CallSid": call, "EventType": "terminal", "Status": "completed"}
+        return Asked("POST", self.status_path, urlencode(over).encode(), FORM)
+
     def place(self, answer: str) -> Place:
         """The address."""
         return Place(str(fields_of(answer).get("url", "")))
@@ -104,4 +110,4 @@ class ExotelSide(FarSide):
             return False
 
 
-EXOTEL = ExotelSide(name="exotel", stream=ExotelStream, socket_password=True)
+EXOTEL = ExotelSide(name="exotel", stream=ExotelStream, reports=True, socket_password=True)

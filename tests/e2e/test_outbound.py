@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from flowcat_server.core import ended
-from flowcat_server.core.audio import MULAW_8K, PCM_8K, PCM_16K, AudioFormat, Transcoder, rms
+from flowcat_server.core.audio import PCM_8K, Transcoder, rms
 from tests.fakes.dialler import OURS, TO, Dialler, dialler
 from tests.fakes.doors import ECHO, Doors, doors
 from tests.fakes.peers import Leg, Peer, Plivo, Telnyx, Vonage
@@ -60,36 +60,24 @@ class Phone:
 
     def __init__(self, leg: Leg) -> None:
         self.leg = leg
-        self.audio: AudioFormat = PCM_16K if isinstance(leg.peer, Vonage) else MULAW_8K
         self.heard: list[tuple[float, bytes]] = []
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
-        self._out = Transcoder(PCM_8K, self.audio)
+        self._out = Transcoder(PCM_8K, leg.stream.says)
         self._hearing = asyncio.create_task(self._hear())
 
     async def _hear(self) -> None:
-        back = Transcoder(self.audio, PCM_8K)
+        back = Transcoder(self.leg.stream.hears, PCM_8K)
         while True:
             message = await self.leg.socket.receive()
             if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
                 return
-            audio = self.leg.peer.heard(message.data)
-            if audio:
-                self.heard.append((self._loop.time() - self._begun, back.feed(audio)))
-            else:
-                await self._return_mark(message.data)
-
-    async def _return_mark(self, message: str | bytes) -> None:
-        """A mark comes back when the audio before it has been played."""
-        fields = json.loads(message)
-        leg = self.leg
-        if fields.get("event") == "mark":
-            await leg.send(json.dumps({"event": "mark", "mark": fields["mark"]}))
-        elif fields.get("event") == "checkpoint":
-            await leg.send(json.dumps({"event": "playedStream", "name": fields["name"]}))
-        elif fields.get("action") == "notify":
-            back = {"event": "websocket:notify", "payload": fields["payload"]}
-            await leg.send(json.dumps(back))
+            heard = self.leg.stream.hear(message.data)
+            if heard.audio:
+                self.heard.append((self._loop.time() - self._begun, back.feed(heard.audio)))
+            # A mark comes back when the audio before it has been played.
+            if heard.mark and (played := self.leg.stream.played(heard.mark)) is not None:
+                await self.leg.send(played)
 
     async def plays(self, ms: int, sound: Callable[[np.ndarray], np.ndarray]) -> None:
         """Play for so long; `sound` of sample numbers."""

@@ -1,23 +1,23 @@
-/** One call: the peer connection, the events socket and their end. Knows nothing of the page. */
+/** One call: peer connection, events socket, their end. Knows nothing of the page. */
 import { address } from "./dom.js";
 import { CallFailure } from "./errors.js";
 
 /** Longest wait for ICE candidates before the offer is sent with those at hand. */
 const GATHER_MS = 1000;
-/** A machine knows its own addresses at once; TCP candidates, which no server here wants, would come 100 ms later. */
+/** A machine knows its own addresses at once; TCP candidates come 100 ms later. */
 const OWN_MS = 20;
-/** From the answer to the first packet; the server gives up after 15 s as well. */
+/** From the answer to the first packet, as long as the server waits. */
 const CONNECT_MS = 15000;
-/** The last events of a call (what was heard of the last answer) arrive within this time after the hang-up. */
+/** The last events of a call arrive within this time after the hang-up. */
 const FAREWELL_MS = 1500;
 const PING_MS = 4000;
-/** Without any frame for this long the socket is taken for dead: a pulled cable closes nothing. */
+/** Without a frame for this long the socket is dead: a pulled cable closes nothing. */
 const SILENT_MS = 12000;
 const RETRY_MS = [300, 1000, 2000];
 /** A socket that lived this long was a good one: the next loss is counted from the start. */
 const GOOD_MS = 5000;
 
-/** Adds in-band FEC to Opus, in the offer and in the answer: a sender uses it only if the other side asked. @param {string} sdp */
+/** Asks for in-band FEC: a sender uses it only if the other side asked. @param {string} sdp */
 export function withFec(sdp) {
   const opus = /a=rtpmap:(\d+) opus\/48000/i.exec(sdp)?.[1];
   if (!opus) return sdp;
@@ -194,7 +194,7 @@ export class Call extends EventTarget {
     socket.addEventListener("close", () => socket === this.#socket && this.#onSocketClosed());
   }
 
-  /** What was written into a socket that broke may be lost: the server says how much it has. @param {{taken?: number}} hello */
+  /** The server says how much it has of what was written into a socket that broke. @param {{taken?: number}} hello */
   #onHello({ taken = this.#sent }) {
     this.#outbox.splice(0, taken - this.#taken);
     this.#taken = taken;

@@ -21,12 +21,12 @@ const port = () => location.port || (location.protocol === "https:" ? "443" : "8
 const WORDS = {
   NotAllowedError: () => ({
     title: "The microphone is blocked for this page",
-    fix: "Open the site settings next to the address, allow the microphone and start again. You can also type instead.",
+    fix: "Open the site settings next to the address, allow the microphone and start again. Or type instead.",
     action: "type",
   }),
   NotFoundError: () => ({
     title: "No microphone was found",
-    fix: "Plug one in, or switch it on in the system's sound settings, and start again. You can also type instead.",
+    fix: "Plug one in, or switch it on in the system's sound settings, and start again. Or type instead.",
     action: "type",
   }),
   NotReadableError: () => ({
@@ -121,8 +121,8 @@ const REASONS = {
   "callee.busy": "The line was busy",
   "callee.no_answer": "Nobody answered",
   "callee.failed": "The number could not be reached",
-  "machine.hung_up": "A machine answered, and was hung up on",
-  "machine.message_left": "A message was left on a machine",
+  "machine.hung_up": "Hung up on a machine",
+  "machine.message_left": "Left a message on a machine",
   "operator.hung_up": "Ended by the operator",
   "carrier.closed": "The carrier closed the line",
   "carrier.protocol_error": "The carrier sent nonsense",

@@ -16,8 +16,11 @@ async function ask(path, options) {
   return response;
 }
 
-/** What the line does of a call that nobody has answered. @param {any} call */
+/** A call's state while nobody has answered. @param {any} call */
 const unanswered = (call) => (call.live && /^(dialling|ringing)$/.test(call.status) ? call.status : "");
+
+const why = (/** @type {any} */ error) => error.message;
+const pathOf = (/** @type {string} */ id) => `api/calls/${encodeURIComponent(id)}`;
 
 /** @param {any} call */
 const facts = (call) =>
@@ -41,7 +44,7 @@ export async function showHistory(id) {
           !call.live && h("span", { class: "soft" }, ending(call.ended_reason)),
         ))));
   } catch (error) {
-    note.textContent = `The list could not be read. ${/** @type {Error} */ (error).message}`;
+    note.textContent = `The list could not be read. ${why(error)}`;
     list.replaceChildren();
   }
   await showCall(id);
@@ -55,14 +58,14 @@ async function showCall(id) {
   detail.dataset.id = id;
   let record;
   try {
-    record = await (await ask(`api/calls/${encodeURIComponent(id)}`)).json();
+    record = await (await ask(pathOf(id))).json();
   } catch (error) {
-    return detail.replaceChildren(h("p", { class: "empty", role: "alert" }, `This call could not be read. ${/** @type {Error} */ (error).message}`));
+    return detail.replaceChildren(h("p", { class: "empty", role: "alert" }, `This call could not be read. ${why(error)}`));
   }
   if (detail.dataset.id !== id) return; // another one was chosen meanwhile
   const { call } = record;
   const audio = call.recording
-    ? h("audio", { controls: true, preload: "metadata", src: address(`api/calls/${encodeURIComponent(id)}/recording`).href, "aria-label": "Recording" })
+    ? h("audio", { controls: true, preload: "metadata", src: address(`${pathOf(id)}/recording`).href, "aria-label": "Recording" })
     : null;
   const log = h("div", { class: "log" });
   const transcript = new Transcript(log, { seek: audio ? (ms) => { audio.currentTime = ms / 1000; audio.play(); } : () => {} });
@@ -117,10 +120,10 @@ function remove(id) {
   dialog.addEventListener("close", async () => {
     if (dialog.returnValue !== "delete") return;
     try {
-      await ask(`api/calls/${encodeURIComponent(id)}`, { method: "DELETE" });
+      await ask(pathOf(id), { method: "DELETE" });
       location.hash = "#/history";
     } catch (error) {
-      $("calls-note").textContent = `The call was not deleted. ${/** @type {Error} */ (error).message}`;
+      $("calls-note").textContent = `The call was not deleted. ${why(error)}`;
     }
   }, { once: true });
   dialog.showModal();

@@ -2,7 +2,7 @@
 import { $, h, memory } from "./dom.js";
 import { CallFailure } from "./errors.js";
 
-/** `?raw=1` turns the browser's voice processing off: a test compares what was sent with what was heard. */
+/** `?raw=1` turns the browser's voice processing off, for tests of the sound. */
 const raw = new URLSearchParams(location.search).get("raw") === "1";
 
 /**

@@ -224,7 +224,7 @@ export class Transcript {
     return line;
   }
 
-  /** What the caller is saying right now; kept out of the live region, or it would be read again and again. @param {string} text */
+  /** What the caller is saying right now; a live region would read it again and again. @param {string} text */
   #hear(text) {
     if (!this.interim) return;
     this.interim.textContent = text;

@@ -1,4 +1,4 @@
-/** `<turn-latency>`: where the time between the caller's last sound and the agent's first went. */
+/** `<turn-latency>`: the time from the caller's last sound to the agent's first. */
 import { h, spell } from "./dom.js";
 
 /** In the order of time; the last column is the key of the agent file that moves the part. */

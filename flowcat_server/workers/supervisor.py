@@ -137,6 +137,8 @@ class Supervisor:
 
     def _supervise(self) -> int:
         obeyed = 0
+        with Board(self._team.board):
+            pass  # two processes cannot make a new file's journal at the same time
         self._start(self._posts[0])
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)

@@ -250,10 +250,10 @@ async def test_a_parameter_of_the_address_picks_the_agent(tmp_path: Path):
 # --- the webhook ----------------------------------------------------------------------------------
 
 
-def asking(url: str, more: str = "", rules: str = "") -> str:
+def asking(url: str, more: str = "", rules: str = "", timeout: str = "5s") -> str:
     return (
         f"routes:\n  rules: [{rules}]\n"
-        f"  webhook: {{url: '{url}', secret: '{SECRET}', timeout: 300ms{more}}}\n"
+        f"  webhook: {{url: '{url}', secret: '{SECRET}', timeout: {timeout}{more}}}\n"
     )
 
 
@@ -348,15 +348,16 @@ async def test_a_webhook_without_a_usable_answer_delays_a_call_and_no_more(
     tmp_path: Path, how: str
 ):
     rules = "{carrier: twilio, agent: sales, variables: {team: night}}"
+    slow = how in ("silent", "trickle")
+    timeout = "300ms" if slow else "5s"
     async with desk(BAD[how]) as there:
-        yaml = routing(TWILIO, asking(there.url, rules=rules))
+        yaml = routing(TWILIO, asking(there.url, rules=rules, timeout=timeout))
         async with doors(tmp_path, yaml, agents=AGENTS) as house:
             call = TWILIO.new_call()
             async with asyncio.timeout(5):
                 rung = await ring(house, TWILIO, call)
             agent, variables = await answered(house, TWILIO, TWILIO.place(rung.text), call)
             assert (agent, variables["team"]) == ("sales", "night")
-            slow = how in ("silent", "trickle")
             assert outcomes(house) == {"timeout" if slow else "failed": 1}
 
 
@@ -429,7 +430,7 @@ async def test_places_are_counted_before_anybody_is_asked(tmp_path: Path):
         return web.json_response({"agent": "sales"})
 
     async with desk(slow) as there:
-        yaml = routing(TWILIO, asking(there.url).replace("300ms", "5s"))
+        yaml = routing(TWILIO, asking(there.url))
         yaml += "limits: {max_calls: 3}\n"
         async with doors(tmp_path, yaml, agents=AGENTS) as house:
             calls = [TWILIO.new_call() for _ in range(6)]
@@ -445,7 +446,9 @@ async def test_places_are_counted_before_anybody_is_asked(tmp_path: Path):
 async def test_a_call_that_ends_while_its_agent_is_chosen_gives_its_place_back(tmp_path: Path):
     async with (
         desk(silent) as there,
-        doors(tmp_path, routing(TWILIO, asking(there.url)), agents=AGENTS) as house,
+        doors(
+            tmp_path, routing(TWILIO, asking(there.url, timeout="300ms")), agents=AGENTS
+        ) as house,
     ):
         ringing = asyncio.create_task(ring(house, TWILIO, "CA1"))
         await asyncio.wait_for(there.asked.wait(), 2)

@@ -20,7 +20,7 @@ help: ## list the targets
 run: .stamps/run ## install what the server needs and run the default agent (AGENT=file.yaml for another)
 	@$(BIN)/flowcat-server run $(AGENT) $(ARGS) || [ $$? -eq 130 ]
 
-test: .stamps/dev .stamps/chromium ## install what the tests need and run all of them, and every check
+test: .stamps/dev .stamps/chromium .stamps/redis ## install what the tests need and run all of them, and every check
 	$(MAKE) --no-print-directory lint types imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS) $(NONE_OK)
 	$(BIN)/python -m pytest -m alone $(ARGS) $(NONE_OK)
@@ -52,7 +52,7 @@ lock: .stamps/uv ## pin every dependency anew
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --no-annotate --no-header \
 	  --extra local pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --upgrade --no-annotate --no-header \
-	  --extra local --extra postgres --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	  --extra local --extra postgres --extra redis --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .stamps .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -72,11 +72,19 @@ clean: ## remove the virtual environment and caches
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PIPECAT) $(PLIVO_STREAM)
 	@touch $@
 
-# The browser tests need Chromium; where it can neither be found nor installed they are skipped.
+# The browser tests need Chromium, those of several machines Redis; where one can neither be found nor installed they
+# are skipped.
 .stamps/chromium:
 	@mkdir -p .stamps
-	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 \
-	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
-	       && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || $(call install,chromium) \
 	  || echo "no Chromium here: browser tests will be skipped"
 	@touch $@
+
+.stamps/redis:
+	@mkdir -p .stamps
+	@command -v redis-server valkey-server >/dev/null 2>&1 || $(call install,redis-server) \
+	  || echo "no Redis here: tests of several machines will be skipped"
+	@touch $@
+
+install = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && apt-get install -y -qq $(1) >/dev/null; }

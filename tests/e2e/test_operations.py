@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Server, StartServer
 from tests.phone.line import Hangup, Phone
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.alone]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 SCRIPTED = """
 agent: {prompt: Be kind., greeting: "Hello, how can I help you today?"}
@@ -45,6 +45,7 @@ async def _converse(session: aiohttp.ClientSession, server: Server, number: int)
     return phone
 
 
+@pytest.mark.alone
 async def test_twenty_calls_for_a_minute_lose_nothing(start_server: StartServer):
     server = start_server(SCRIPTED)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -167,6 +168,7 @@ async def test_the_call_above_the_limit_hears_busy(start_server: StartServer):
             await phone.hears_something()
 
 
+@pytest.mark.alone
 async def test_ready_within_fifteen_seconds_with_the_bundled_models(receptionist: Server):
     """The promise is 15 s; the figure is printed, the bound leaves room for a busy machine."""
     print(f"ready after {receptionist.started_s:.1f} s")

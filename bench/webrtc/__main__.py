@@ -14,13 +14,13 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from bench.webrtc import report
 from bench.webrtc.point import Point
 from bench.webrtc.running import Running
 from bench.webrtc.subjects import SUBJECTS, Browsers
 from bench.wire import plot
+from bench.wire.options import options
 from bench.wire.report import write
 from bench.wire.running import Broken, hurry
 from bench.wire.search import most
@@ -34,7 +34,8 @@ PATIENCE = 2
 
 def main() -> int:
     """Run, print, write."""
-    arguments = _arguments()
+    names = [subject.name for subject in SUBJECTS]
+    arguments = options("bench.webrtc", __doc__, names, SECONDS).parse_args()
     hurry(arguments.nice)
     wanted = [s for s in SUBJECTS if not arguments.only or s.name in arguments.only]
     results = []
@@ -55,23 +56,6 @@ def main() -> int:
         picture = f"![{report.TITLE}](images/{image.name})"
         write(arguments.write, f"{picture}\n\n{text}", report.BEGIN, report.END)
     return 0
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.webrtc",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    names = [subject.name for subject in SUBJECTS]
-    parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME",
-                        help=", ".join(names))  # fmt: skip
-    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="S", help="of each point")
-    parser.add_argument("--calls", type=int, metavar="N", help="measure N calls, do not search")
-    parser.add_argument("--nice", type=int, default=0, metavar="N", help="of servers and generator")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every point")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
-    return parser.parse_args()
 
 
 def _measure(subject: Browsers, arguments: argparse.Namespace) -> report.Measured:

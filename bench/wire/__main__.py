@@ -15,9 +15,9 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from bench.wire import native, plot, report
+from bench.wire.options import options
 from bench.wire.point import Point
 from bench.wire.running import Broken, Running, hurry
 from bench.wire.search import most
@@ -59,23 +59,12 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.wire",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     names = [subject.name for subject in SUBJECTS]
-    parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME",
-                        help=", ".join(names))  # fmt: skip
-    parser.add_argument("--seconds", type=int, default=SECONDS, metavar="S", help="of each point")
+    parser = options("bench.wire", __doc__, names, SECONDS)
     parser.add_argument(
         "--long", type=int, default=LONG_S, metavar="S",
         help=f"at {SEED_CALLS} calls, for percentiles to the maximum; 0: not",
     )  # fmt: skip
-    parser.add_argument("--calls", type=int, metavar="N", help="measure N calls, do not search")
-    parser.add_argument("--nice", type=int, default=0, metavar="N", help="of servers and generator")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every point")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a page")
     return parser.parse_args()
 
 

@@ -33,7 +33,6 @@
 #define MARKS 64          /* under way, per call */
 #define NAME_MOST 64
 #define TAG 12            /* bytes at the front of a frame that say which it is */
-#define SPIN (60 * 1000ull) /* nanoseconds: so close to the next frame nobody sleeps */
 #define GIVE_UP (3000 * MS)
 #define DRAIN (1500 * MS)
 #define ANSWERED_WITHIN (1500 * MS) /* agents: calls go on so long after the measured time */
@@ -436,13 +435,7 @@ static int by_phase(const void *a, const void *b)
 static void poll_until(uint64_t due)
 {
     struct epoll_event events[EVENTS];
-    uint64_t now = now_ns();
-    struct timespec wait = {0};
-    if (due > now + SPIN) {
-        uint64_t left = due - SPIN - now;
-        wait.tv_sec = (time_t)(left / 1000000000ull);
-        wait.tv_nsec = (long)(left % 1000000000ull);
-    }
+    struct timespec wait = sleep_before(due);
     int count = epoll_pwait2(poller, events, EVENTS, &wait, NULL);
     for (int i = 0; i < count; i++)
         handle(events[i].data.ptr, events[i].events);

@@ -26,7 +26,6 @@
 #define EVENTS 256
 #define TICK (20 * MS)
 #define NS_PER_BYTE 125000ull
-#define SPIN (60 * 1000ull) /* nanoseconds: so close to the next thing nobody sleeps */
 #define MARKS 16
 #define NAME_MOST 64
 #define PATIENCE (5000 * MS) /* a call that has heard nothing by then never will */
@@ -303,13 +302,7 @@ static void tick(struct call *c, uint64_t now)
 static void poll_until(uint64_t due)
 {
     struct epoll_event events[EVENTS];
-    uint64_t now = now_ns();
-    struct timespec wait = {0};
-    if (due > now + SPIN) {
-        uint64_t left = due - SPIN - now;
-        wait.tv_sec = (time_t)(left / 1000000000ull);
-        wait.tv_nsec = (long)(left % 1000000000ull);
-    }
+    struct timespec wait = sleep_before(due);
     int found = epoll_pwait2(poller, events, EVENTS, &wait, NULL);
     for (int i = 0; i < found; i++)
         handle(events[i].data.ptr, events[i].events);

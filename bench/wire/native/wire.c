@@ -12,11 +12,25 @@
 
 static const char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
+#define SPIN (60 * 1000ull) /* nanoseconds: so close to what is due nobody sleeps */
+
 uint64_t now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+struct timespec sleep_before(uint64_t due)
+{
+    uint64_t now = now_ns();
+    struct timespec wait = {0};
+    if (due > now + SPIN) {
+        uint64_t left = due - SPIN - now;
+        wait.tv_sec = (time_t)(left / 1000000000ull);
+        wait.tv_nsec = (long)(left % 1000000000ull);
+    }
+    return wait;
 }
 
 static void buffer_reserve(struct buffer *b, size_t len)

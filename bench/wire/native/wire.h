@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define MS 1000000ull /* nanoseconds */
 #define HEADER_MAX 14 /* of a frame, bytes */
@@ -24,6 +25,8 @@ struct frame {
 };
 
 uint64_t now_ns(void); /* monotonic */
+/* How long to sleep until shortly before a time; zero if that is past. */
+struct timespec sleep_before(uint64_t due);
 
 void buffer_add(struct buffer *b, const void *data, size_t len);
 void buffer_drop(struct buffer *b, size_t len); /* from the front */

@@ -22,10 +22,11 @@ def _restored() -> Iterator[None]:
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
+    # Not structlog's own defaults: loggers in use keep the server's processors, which `capture_logs` is to find.
+    logs.configure()
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(False)
-    structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     logs._secrets.clear()
     logs._secret_values = None

@@ -151,7 +151,8 @@ class Server:
             offers = Offers(_webrtc_settings(self._loaded.config), prefix=worker.peer_prefix)
             stack.push_async_callback(offers.close)
             pacer = Pacer()
-            outbound = OutboundCalls(self._loaded.config, calls, http, tasks)
+            pace = worker.pace(self._loaded.config.outbound.max_per_minute)
+            outbound = OutboundCalls(self._loaded.config, calls, http, tasks, pace=pace)
             carrier_calls = CarrierCalls(
                 calls,
                 StreamTokens(worker.stream_secret, used=worker.used_tokens, mark=worker.mark),

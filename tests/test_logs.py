@@ -22,7 +22,7 @@ def _restored() -> Iterator[None]:
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield
-    # Not structlog's own defaults: loggers in use keep the server's processors, which `capture_logs` is to find.
+    # Not structlog's defaults: loggers in use keep these processors, where `capture_logs` looks.
     logs.configure()
     root.handlers[:] = handlers
     root.setLevel(level)

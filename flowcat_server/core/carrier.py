@@ -350,6 +350,10 @@ class DialOver:
     """The call that was passed on, where the report does not come to an address of its own."""
 
 
+Report = CallStatus | Detected | DialOver
+"""What a carrier says of a call, unasked."""
+
+
 # --- the carrier --------------------------------------------------------------------------------
 
 FIXTURE_TESTED = "fixture-tested"

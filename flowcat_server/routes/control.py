@@ -22,7 +22,6 @@ from flowcat_server.core import ended
 from flowcat_server.core.carrier import (
     OVER,
     CallStatus,
-    Carrier,
     Dial,
     DialOver,
     Handing,
@@ -100,17 +99,17 @@ class Desk:
         if self._comebacks.get(key) is remembered:
             del self._comebacks[key]
 
-    def told(self, carrier: Carrier, told: CallStatus) -> None:
+    def told(self, carrier: str, told: CallStatus) -> None:
         """A colleague's call is over, perhaps before it was answered."""
         if told.status not in OVER:
             return
         for consultation in self.consultations.values():
-            if consultation.key == (carrier.name, told.call_id):
+            if consultation.key == (carrier, told.call_id):
                 consultation.decide(told.status.replace("-", " "))
 
-    def dialled(self, carrier: Carrier, over: DialOver) -> bool:
+    def dialled(self, carrier: str, over: DialOver) -> bool:
         """What became of a number that was dialled for a call of ours; False: it is none."""
-        waiting = self.dials.get((carrier.name, over.call_id))
+        waiting = self.dials.get((carrier, over.call_id))
         if waiting is None:
             return False
         if not waiting.done():

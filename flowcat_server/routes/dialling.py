@@ -23,6 +23,8 @@ from flowcat_server.routes.outbound import Order, OutboundCalls
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 64 * 1024
+IDEMPOTENCY_KEY = "Idempotency-Key"
+"""A header: the same request is not to be done twice, however often it is sent."""
 MAX_KEYS = 10_000
 """Idempotency keys that are remembered; the oldest are forgotten first."""
 MAX_KEY_CHARS = 255
@@ -86,11 +88,11 @@ class DiallingDoor:
     async def call(self, request: web.Request) -> web.Response:
         """Make a call: 201 with its id when the carrier dials."""
         body = await read_body(request, MAX_BODY_BYTES)
-        key = request.headers.get("Idempotency-Key", "")
+        key = request.headers.get(IDEMPOTENCY_KEY, "")
         if len(key) > MAX_KEY_CHARS:
             return _response(
                 422,
-                {"error": "invalid_request", "message": f"Idempotency-Key: over {MAX_KEY_CHARS}"},
+                {"error": "invalid_request", "message": f"{IDEMPOTENCY_KEY}: over {MAX_KEY_CHARS}"},
             )
         if not key:
             return _response(*await self._answer(body))
@@ -102,7 +104,9 @@ class DiallingDoor:
             while len(self._made) > MAX_KEYS:
                 self._made.popitem(last=False)
         elif made.digest != digest:
-            error = CallNotMade("key_reused", "this Idempotency-Key was used for another request")
+            error = CallNotMade(
+                "key_reused", f"this {IDEMPOTENCY_KEY} was used for another request"
+            )
             return _response(*_failure(error))
         status, answer = await asyncio.shield(made.answer)
         if status in (429, 503) and self._made.get(key) is made:

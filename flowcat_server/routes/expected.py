@@ -17,7 +17,9 @@ from flowcat_server.core.carrier import (
     CallStatus,
     Carrier,
     Detected,
+    DialOver,
     LiveCall,
+    Report,
     RestRequest,
     Ringing,
     Started,
@@ -111,7 +113,7 @@ class CarrierCalls:
         outbound: OutboundCalls | None = None,
         *,
         waiting: Waiting | None = None,
-        tell_others: Callable[[str, CallStatus], None] = lambda carrier, told: None,
+        tell_others: Callable[[str, Report], None] = lambda carrier, report: None,
     ) -> None:
         """Expect nobody yet.
 
@@ -345,35 +347,44 @@ class CarrierCalls:
         targets = found.transfers if found is not None else ()
         return next((each for each in targets if each.name == name), TransferTarget(name, ""))
 
-    def detected(self, carrier: Carrier, found: Detected, run_id: str) -> None:
-        """The carrier says who answered a call of ours."""
-        outbound = self._outbound
-        placed = outbound.find(carrier.name, run_id, found.call_id) if outbound else None
-        if placed is not None:
-            placed.detected(found)
-            return
-        session = self._calls.live.get(self._live.get((carrier.name, found.call_id), ""))
-        if session is not None:
-            session.receive_detection(found.answerer, greeting_over=found.greeting_over)
+    async def follow(self, carrier: Carrier, report: Report, run_id: str = "") -> None:
+        """The carrier's own account of a call, whoever has it.
 
-    async def follow(self, carrier: Carrier, told: CallStatus, run_id: str = "") -> None:
-        """The carrier's own account of a call: it may be over whatever its socket says."""
-        log.info("call_status", carrier=carrier.name, external_id=told.call_id, status=told.status)
-        outbound = self._outbound
-        if outbound is not None and outbound.follow(carrier.name, run_id, told):
-            return
-        self.desk.told(carrier, told)
-        if told.status not in OVER:
-            return
-        waited = await self._release((carrier.name, told.call_id))
-        if not self.hear(carrier.name, told) and not waited:
-            self._tell_others(carrier.name, told)
+        Args:
+            carrier: Who says it.
+            report: What; of a call that is over it is true whatever its socket says.
+            run_id: Of the address that it came to.
+        """
+        key = carrier.name, report.call_id
+        over = False
+        if isinstance(report, CallStatus):
+            log.info("call_status", carrier=key[0], external_id=key[1], status=report.status)
+            over = report.status in OVER
+        here = self.hear(carrier.name, report, run_id)
+        waited = over and not here and await self._release(key)
+        if not here and not waited:
+            self._tell_others(carrier.name, report)
 
-    def hear(self, carrier: str, told: CallStatus) -> bool:
-        """The same of a call that is live here; False: it is not."""
-        session = self._calls.live.get(self._live.get((carrier, told.call_id), ""))
-        if session is not None and told.status in OVER:
-            session.end(ended.CALLER_HUNG_UP)
+    def hear(self, carrier: str, report: Report, run_id: str = "") -> bool:
+        """The same, as far as it is about a call of this process; False: it is not."""
+        session = self._calls.live.get(self._live.get((carrier, report.call_id), ""))
+        outbound = self._outbound
+        match report:
+            case CallStatus():
+                if outbound is not None and outbound.follow(carrier, run_id, report):
+                    return True
+                self.desk.told(carrier, report)
+                if session is not None and report.status in OVER:
+                    session.end(ended.CALLER_HUNG_UP)
+            case Detected():
+                placed = outbound.find(carrier, run_id, report.call_id) if outbound else None
+                if placed is not None:
+                    placed.detected(report)
+                    return True
+                if session is not None:
+                    session.receive_detection(report.answerer, greeting_over=report.greeting_over)
+            case DialOver():
+                return self.desk.dialled(carrier, report)
         return session is not None
 
     def _last_request(

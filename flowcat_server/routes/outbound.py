@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -44,11 +44,38 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+MINUTE_S = 60.0
 DIAL_TIMEOUT_S = 10.0
 """How long the carrier may take to say that it dials."""
 MAX_UNNAMED = 1_000
 RUN_ID = re.compile(r"out-([0-9a-f]{23})")
 """What our addresses of an outbound call end in."""
+
+
+class Pace(Protocol):
+    """Counts the calls that are begun: in this process (`OwnPace`), or for several of them."""
+
+    def begin(self) -> float:
+        """Count one. Returns 0, or for how many seconds none may be begun; then it counts not."""
+
+
+class OwnPace:
+    """So many calls a minute, of a process that shares them with no other."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._begun: deque[float] = deque()
+        """When the last calls were begun, on the loop's clock."""
+
+    def begin(self) -> float:
+        """Count a call, unless it has to wait."""
+        now, begun = asyncio.get_running_loop().time(), self._begun
+        while begun and begun[0] <= now - MINUTE_S:
+            begun.popleft()
+        if len(begun) >= self._per_minute:
+            return begun[0] + MINUTE_S - now if begun else MINUTE_S
+        begun.append(now)
+        return 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,6 +103,7 @@ class OutboundCalls:
         http: Http,
         tasks: asyncio.TaskGroup,
         clock: Callable[[], float] = time.time,
+        pace: Pace | None = None,
     ) -> None:
         """Make no call yet.
 
@@ -85,6 +113,7 @@ class OutboundCalls:
             http: For requests to the carriers.
             tasks: Owns what goes on without a request.
             clock: Seconds since 1970, for requests that are signed.
+            pace: Counts calls for several processes; absent: for this one.
         """
         self.http = http
         self.clock = clock
@@ -98,8 +127,7 @@ class OutboundCalls:
         self._unnamed: dict[str, Placed] = {}
         """Given up before the carrier had said what it calls them."""
         self._later: set[asyncio.Task[None]] = set()
-        self._begun: deque[float] = deque()
-        """When the last calls were begun, on the loop's clock."""
+        self._pace = pace or OwnPace(config.outbound.max_per_minute)
 
     # --- a call is asked for ------------------------------------------------------------------
 
@@ -272,17 +300,14 @@ class OutboundCalls:
 
     def _count(self) -> None:
         """Keep to `outbound.max_per_minute`."""
-        now, begun = asyncio.get_running_loop().time(), self._begun
-        while begun and begun[0] <= now - 60:
-            begun.popleft()
-        if len(begun) >= self._rules.max_per_minute:
+        wait_s = self._pace.begin()
+        if wait_s:
             raise CallNotMade(
                 "too_many",
-                f"{len(begun)} calls were begun within a minute, which is all that "
+                f"{self._rules.max_per_minute} calls were begun within a minute, which is all that "
                 "outbound.max_per_minute allows",
-                wait_s=max(1, round(begun[0] + 60 - now)),
+                wait_s=max(1, round(wait_s)),
             )
-        begun.append(now)
 
     # --- what carriers say --------------------------------------------------------------------
 

@@ -149,15 +149,11 @@ class TelephonyDoor:
         return await self._reported(line, wire, run_id)
 
     async def _reported(self, line: Line, wire: Request, run_id: str) -> web.Response:
-        over = line.carrier.read_dial(wire) if line.carrier.reports_dials else None
-        if over is not None and self._calls.desk.dialled(line.carrier, over):
-            return web.Response(status=204)
-        found = line.carrier.read_detection(wire)
-        if found is not None:
-            self._calls.detected(line.carrier, found, run_id)
-        told = line.carrier.read_status(wire)
-        if told is not None:
-            await self._calls.follow(line.carrier, told, run_id)
+        carrier = line.carrier
+        over = carrier.read_dial(wire) if carrier.reports_dials else None
+        for report in (over, carrier.read_detection(wire), carrier.read_status(wire)):
+            if report is not None:
+                await self._calls.follow(carrier, report, run_id)
         return web.Response(status=204)
 
     # --- the media socket -------------------------------------------------------------------

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 from flowcat_server.calls import Calls
 from flowcat_server.config.load import Loaded
 from flowcat_server.config.types import parse_bind
-from flowcat_server.core.carrier import CallStatus
+from flowcat_server.core.carrier import Report
 from flowcat_server.core.overload import Overload
 from flowcat_server.errors import ConfigError
 from flowcat_server.metrics import Metrics
@@ -23,6 +23,7 @@ from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.expected import CarrierCalls, OwnWaiting, Waiting
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.outbound import OwnPace, Pace
 from flowcat_server.routes.tokens import Memory
 from flowcat_server.workers.team import BACKLOG
 
@@ -59,8 +60,12 @@ class Alone:
         del calls
         return self.everywhere(OwnWaiting())
 
-    def tell_others(self, carrier: str, told: CallStatus) -> None:
+    def tell_others(self, carrier: str, report: Report) -> None:
         """There are none."""
+
+    def pace(self, per_minute: int) -> Pace:
+        """Counts the calls that are begun."""
+        return OwnPace(per_minute)
 
     def report_ended(self, on_ended: Callable[[], None]) -> Callable[[], None]:
         """What to call when a call has ended."""

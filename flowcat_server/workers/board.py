@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS waiting (
     key TEXT PRIMARY KEY, place INTEGER NOT NULL, details BLOB NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS arriving (
     id INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS begun (at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS tokens (
     id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS webhooks (
@@ -338,6 +339,22 @@ class Board:
             "DELETE FROM places WHERE place IN (SELECT place FROM waiting WHERE until < ?)", late
         )
         execute("DELETE FROM waiting WHERE until < ?", late)
+
+    # --- calls that we make -----------------------------------------------------------------
+
+    def begin(self, limit: int, within_s: float) -> float:
+        """Count something of which `limit` may begin within a time.
+
+        Returns 0, or how many seconds it is until the next may; then nothing was counted.
+        """
+        now = self._clock()
+        with self._change() as execute:
+            execute("DELETE FROM begun WHERE at <= ?", (now - within_s,))
+            count, oldest = execute("SELECT count(*), min(at) FROM begun").fetchone()
+            if count >= limit:
+                return float(oldest) + within_s - now if count else within_s
+            execute("INSERT INTO begun VALUES (?)", (now,))
+            return 0.0
 
     # --- memories ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ single one: the client notices nothing, and no worker stands between a caller an
 from __future__ import annotations
 
 import re
+from zlib import crc32
 
 import msgspec
 import structlog
@@ -20,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from flowcat_server.errors import SharedStateError
 from flowcat_server.routes.bodies import READ, read_body
+from flowcat_server.routes.dialling import IDEMPOTENCY_KEY
 from flowcat_server.workers.board import Board
 from flowcat_server.workers.post import Moved, Post
 from flowcat_server.workers.shared import ARRIVING
@@ -108,8 +110,14 @@ class Placement:
             if not peer and request.method == "POST":
                 return self._board.place_call(self._run)
         elif path == DIAL and request.method == "POST":
-            return self._board.place_call(self._run)
+            key = request.headers.get(IDEMPOTENCY_KEY)
+            return (self._keeper(key), 0) if key else self._board.place_call(self._run)
         return self._run, 0
+
+    def _keeper(self, key: str) -> int:
+        """The run that remembers what came of the request with this idempotency key."""
+        ready = [member.run for member in self._board.members() if member.ready]
+        return ready[crc32(key.encode("utf-8", "replace")) % len(ready)] if ready else self._run
 
     async def _give(self, request: web.Request, run: int, arriving: int) -> bool:
         """Give a connection away; False if it stays."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from flowcat_server.core.carrier import CallStatus
+from flowcat_server.core.carrier import CallStatus, Detected, DialOver, Report
 
 MAX_BYTES = 128 * 1024
 """Of one message; the kernel takes about 200 KB (``net.core.wmem_default``)."""
@@ -34,10 +34,28 @@ class Moved(msgspec.Struct, tag=True):
 
 
 class Told(msgspec.Struct, tag=True):
-    """What a carrier said of a call that is live at another worker, if anywhere."""
+    """What a carrier said of a call that is another worker's, if anybody's: one of the three."""
 
     carrier: str
-    told: CallStatus
+    status: CallStatus | None = None
+    detected: Detected | None = None
+    dial: DialOver | None = None
+
+    @classmethod
+    def of(cls, carrier: str, report: Report) -> Told:
+        """The message for a report."""
+        match report:
+            case CallStatus():
+                return cls(carrier, status=report)
+            case Detected():
+                return cls(carrier, detected=report)
+            case DialOver():
+                return cls(carrier, dial=report)
+
+    @property
+    def report(self) -> Report | None:
+        """What was said."""
+        return self.status or self.detected or self.dial
 
 
 class Ended(msgspec.Struct, tag=True):

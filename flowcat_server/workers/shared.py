@@ -13,6 +13,7 @@ from flowcat_server.errors import SharedStateError
 from flowcat_server.places import RESERVATION_S
 from flowcat_server.routes.expected import Expected, Key, OwnWaiting, Told
 from flowcat_server.routes.gate import REPLAY_WINDOW_S
+from flowcat_server.routes.outbound import MINUTE_S
 from flowcat_server.routes.tokens import LIFETIME_S, MAX_REMEMBERED
 from flowcat_server.workers.board import Board
 
@@ -128,6 +129,22 @@ class SharedWaiting:
         """There is no other machine."""
         del key
         return None
+
+
+class SharedPace:
+    """`outbound.max_per_minute` for all workers; see `flowcat_server.routes.outbound.Pace`."""
+
+    def __init__(self, board: Board, per_minute: int) -> None:
+        self._board = board
+        self._per_minute = per_minute
+
+    def begin(self) -> float:
+        """Count a call, unless it has to wait."""
+        try:
+            return self._board.begin(self._per_minute, MINUTE_S)
+        except SharedStateError as error:
+            log.error("pace_unknown", error=str(error))  # noqa: TRY400 - no fault of ours
+            return 1.0
 
 
 class SharedMemory:

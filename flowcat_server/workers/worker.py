@@ -15,13 +15,14 @@ import structlog
 from aiohttp import web
 
 from flowcat_server.calls import Calls
-from flowcat_server.core.carrier import CallStatus
+from flowcat_server.core.carrier import Report
 from flowcat_server.core.overload import Overload
 from flowcat_server.metrics import Metrics
 from flowcat_server.routes.accepting import widen
 from flowcat_server.routes.audiosocket import AudioSocketListener
 from flowcat_server.routes.expected import CarrierCalls, Waiting
 from flowcat_server.routes.health import HealthDoor
+from flowcat_server.routes.outbound import Pace
 from flowcat_server.routes.tokens import Memory
 from flowcat_server.workers import shared
 from flowcat_server.workers.board import Board
@@ -85,9 +86,13 @@ class Worker:
         """Expected calls of all workers."""
         return self.everywhere(shared.SharedWaiting(calls, self.board, self.run))
 
-    def tell_others(self, carrier: str, told: CallStatus) -> None:
+    def tell_others(self, carrier: str, report: Report) -> None:
         """Pass on what a carrier said of a call that is not here."""
-        self._send_all(Told(carrier, told))
+        self._send_all(Told.of(carrier, report))
+
+    def pace(self, per_minute: int) -> Pace:
+        """Counts the calls that all workers begin."""
+        return shared.SharedPace(self.board, per_minute)
 
     def report_ended(self, on_ended: Callable[[], None]) -> Callable[[], None]:
         """Say that a call ended, here and to the worker that reports it."""
@@ -195,7 +200,8 @@ class Worker:
                     self.board.took(self.run)
                     self._spawn(self._take(message, connection), "worker-take")
                 case Told() if self._calls is not None:
-                    self._calls.hear(message.carrier, message.told)
+                    if message.report is not None:
+                        self._calls.hear(message.carrier, message.report)
                 case Ended():
                     self._on_ended()
                 case _:

@@ -274,6 +274,16 @@ def test_a_full_memory_of_webhooks_forgets_the_oldest(board: Board):
     assert not first("c")
 
 
+def test_so_many_calls_begin_within_a_minute_whoever_begins_them(path: Path, clock: Clock):
+    with Board(path, clock) as one, Board(path, clock) as other:
+        assert [board.begin(3, 60) for board in (one, other, one)] == [0, 0, 0]
+        clock.now += 20
+        assert [board.begin(3, 60) for board in (one, other)] == [40, 40]
+        clock.now += 40
+        assert [board.begin(3, 60) for board in (other, one, other, one)] == [0, 0, 0, 60]
+        assert one.begin(0, 60) == 60
+
+
 def test_what_was_shown_of_a_run_is_kept_when_it_is_over(board: Board):
     first, second = join(board, 11, 12)
     assert board.shown({first: "one", second: "two"}) == {}

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from flowcat_server.core.carrier import CallStatus
+from flowcat_server.core.carrier import CallStatus, Detected, DialOver, Report
 from flowcat_server.routes.bodies import read_body
 from flowcat_server.workers.placement import MAX_BODY_BYTES
 from flowcat_server.workers.shared import ARRIVING
@@ -48,10 +48,10 @@ class Desk:
 
     worker: Worker
     served: list[str] = field(default_factory=list)
-    told: list[tuple[str, CallStatus]] = field(default_factory=list)
+    told: list[tuple[str, Report]] = field(default_factory=list)
 
-    def hear(self, carrier: str, told: CallStatus) -> bool:
-        self.told.append((carrier, told))
+    def hear(self, carrier: str, report: Report) -> bool:
+        self.told.append((carrier, report))
         return False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -306,13 +306,35 @@ async def test_a_connection_stays_where_it_is_when_an_inbox_is_full(
         assert sum(m.load for m in two.desks[0].worker.board.members()) == 6
 
 
-async def test_what_a_carrier_says_is_passed_on_to_all_others():
+@pytest.mark.parametrize(
+    "report",
+    [
+        CallStatus("CA1", "completed"),
+        Detected("CA1", "machine", greeting_over=True),
+        DialOver(answered=False, why="busy", call_id="CA1"),
+    ],
+    ids=lambda report: type(report).__name__,
+)
+async def test_what_a_carrier_says_is_passed_on_to_all_others(report: Report):
     async with house() as two:
         first, second = two.desks
-        told = CallStatus("CA1", "completed")
-        first.worker.tell_others("twilio", told)
-        await _until(lambda: second.told == [("twilio", told)])
+        first.worker.tell_others("twilio", report)
+        await _until(lambda: second.told == [("twilio", report)])
         assert first.told == []
+
+
+async def test_a_call_that_is_asked_for_again_is_asked_of_the_same_worker():
+    async with house() as two, lines(force_close=True) as session:
+
+        async def ask(key: str) -> int:
+            headers = {"Idempotency-Key": key} if key else {}
+            async with session.post(f"{two.url}/api/calls", data=b"{}", headers=headers) as told:
+                return int((await told.json())["run"])
+
+        keepers = [{await ask(f"key-{number}") for _ in range(4)} for number in range(12)]
+        assert all(len(each) == 1 for each in keepers)
+        assert set.union(*keepers) == {1, 2}, "no worker keeps them all"
+        assert await ask("") in (1, 2)
 
 
 async def test_asterisks_connections_go_round():

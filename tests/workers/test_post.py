@@ -27,7 +27,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_messages_arrive_whole_in_order_and_at_one_worker(post: Post):
-    told = Told("twilio", CallStatus("CA1", "completed"))
+    told = Told.of("twilio", CallStatus("CA1", "completed"))
     for message in (Ended(), told, Moved(b"x" * 100_000, 7)):
         assert post.send(2, message)
     assert [message for message, _ in post.read(2)] == [Ended(), told, Moved(b"x" * 100_000, 7)]

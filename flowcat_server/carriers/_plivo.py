@@ -25,14 +25,13 @@ from flowcat_server.carriers._http import (
     with_plus,
 )
 from flowcat_server.carriers._json_stream import Dialect, JsonStream, Settings
+from flowcat_server.carriers._redirects import RedirectingCarrier
 from flowcat_server.carriers._values import short, text
 from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.carrier import (
     E164,
-    NOWHERE,
     Account,
     CallStatus,
-    Carrier,
     CarrierStream,
     Detected,
     Dial,
@@ -66,7 +65,7 @@ MOST_S = 14_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlivoLike(Carrier):
+class PlivoLike(RedirectingCarrier):
     """A carrier of Plivo's family."""
 
     dialect: Dialect
@@ -216,18 +215,6 @@ class PlivoLike(Carrier):
         url = f"{api}/Account/{path_part(owner)}/Call/{path_part(call.call_id)}/"
         return self.credentials(RestRequest("DELETE", url), owner, account.secret)
 
-    def transfer(
-        self,
-        account: Account,
-        call: LiveCall,
-        phone: str,
-        now_s: int,
-        handing: Handing = NOWHERE,
-    ) -> RestRequest | None:
-        """Has the call fetch another document."""
-        del phone, now_s
-        return self._redirect(account, call, handing)
-
     def fetched(
         self, account: Account, call: LiveCall, phone: str, handing: Handing
     ) -> Document | None:
@@ -245,19 +232,6 @@ class PlivoLike(Carrier):
         """``DialStatus`` of what ``<Dial action>`` asks."""
         status = text(request.fields.get("DialStatus"))
         return DialOver(status == "completed", short(status)) if status else None
-
-    def join(
-        self,
-        account: Account,
-        call: LiveCall,
-        other: LiveCall,
-        room: str,
-        now_s: int,
-        handing: Handing = NOWHERE,
-    ) -> RestRequest | None:
-        """Has the call fetch the document that puts it into a conference."""
-        del other, room, now_s
-        return self._redirect(account, call, handing) if self.joins_calls else None
 
     def joined(self, other: LiveCall, room: str) -> Document | None:
         """``<Conference>``, which ends when one of them leaves it."""

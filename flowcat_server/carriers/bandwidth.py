@@ -31,6 +31,7 @@ from flowcat_server.carriers._http import (
     ringing,
 )
 from flowcat_server.carriers._pcm_stream import PcmStream
+from flowcat_server.carriers._redirects import RedirectingCarrier
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
     audio_format,
@@ -45,10 +46,8 @@ from flowcat_server.carriers._xml import content, document, element
 from flowcat_server.core.audio import MULAW_8K, AudioFormat
 from flowcat_server.core.carrier import (
     E164,
-    NOWHERE,
     Account,
     CallStatus,
-    Carrier,
     CarrierStream,
     Detected,
     Dial,
@@ -169,7 +168,7 @@ def _heard(tracks: object) -> AudioFormat | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bandwidth(Carrier):
+class Bandwidth(RedirectingCarrier):
     """BXML, webhooks with a password."""
 
     api: str = "https://voice.bandwidth.com/api/v2"
@@ -271,18 +270,6 @@ class Bandwidth(Carrier):
         del now_s
         return self._post(account, f"/{path_part(call.call_id)}", {"state": "completed"})
 
-    def transfer(
-        self,
-        account: Account,
-        call: LiveCall,
-        phone: str,
-        now_s: int,
-        handing: Handing = NOWHERE,
-    ) -> RestRequest | None:
-        """Has the call fetch other BXML."""
-        del phone, now_s
-        return self._redirect(account, call, handing)
-
     def fetched(
         self, account: Account, call: LiveCall, phone: str, handing: Handing
     ) -> Document | None:
@@ -305,19 +292,6 @@ class Bandwidth(Carrier):
             return None
         cause = text(fields.get("cause"))
         return DialOver(cause == "hangup", short(cause))
-
-    def join(
-        self,
-        account: Account,
-        call: LiveCall,
-        other: LiveCall,
-        room: str,
-        now_s: int,
-        handing: Handing = NOWHERE,
-    ) -> RestRequest | None:
-        """Has the call fetch the ``<Bridge>`` to the other."""
-        del other, room, now_s
-        return self._redirect(account, call, handing)
 
     def joined(self, other: LiveCall, room: str) -> Document | None:
         """``<Bridge>``; when one hangs up, the other is hung up."""

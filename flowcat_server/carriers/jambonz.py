@@ -31,6 +31,7 @@ from flowcat_server.carriers._http import (
     ringing,
 )
 from flowcat_server.carriers._pcm_stream import PcmStream
+from flowcat_server.carriers._redirects import RedirectingCarrier
 from flowcat_server.carriers._values import (
     MAX_ID_CHARS,
     audio_format,
@@ -48,10 +49,8 @@ from flowcat_server.carriers._values import (
 from flowcat_server.core.audio import AudioFormat
 from flowcat_server.core.carrier import (
     E164,
-    NOWHERE,
     Account,
     CallStatus,
-    Carrier,
     CarrierStream,
     Detected,
     Dial,
@@ -152,7 +151,7 @@ class Stream(PcmStream):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jambonz(Carrier):
+class Jambonz(RedirectingCarrier):
     """Verbs in JSON, signed webhooks."""
 
     api: str = "https://api.jambonz.cloud/v1"
@@ -276,18 +275,6 @@ class Jambonz(Carrier):
         body = {"call_status": "no-answer"}
         return RestRequest("PUT", url, f"Bearer {account.secret}", json=body)
 
-    def transfer(
-        self,
-        account: Account,
-        call: LiveCall,
-        phone: str,
-        now_s: int,
-        handing: Handing = NOWHERE,
-    ) -> RestRequest | None:
-        """Has the call fetch other verbs."""
-        del phone, now_s
-        return self._redirect(account, call, handing)
-
     def fetched(
         self, account: Account, call: LiveCall, phone: str, handing: Handing
     ) -> Document | None:
@@ -309,19 +296,6 @@ class Jambonz(Carrier):
         """``dial_call_status`` of what ``actionHook`` asks."""
         status = text(fields_of(request).get("dial_call_status"))
         return DialOver(status in ("completed", "in-progress"), short(status)) if status else None
-
-    def join(
-        self,
-        account: Account,
-        call: LiveCall,
-        other: LiveCall,
-        room: str,
-        now_s: int,
-        handing: Handing = NOWHERE,
-    ) -> RestRequest | None:
-        """Has the call fetch the verb that puts it into a conference."""
-        del other, room, now_s
-        return self._redirect(account, call, handing)
 
     def joined(self, other: LiveCall, room: str) -> Document | None:
         """The verb ``conference``, which ends when one of them leaves it."""

@@ -10,8 +10,6 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plivo import RestClient
@@ -34,11 +32,8 @@ from flowcat_server.core.carrier import (
     RestRequest,
 )
 from tests.carriers.kit import carrier_named, requests
+from tests.fakes.rsa_key import PEM, PRIVATE
 
-PRIVATE = rsa.generate_private_key(65537, 2048)
-PEM = PRIVATE.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-).decode()
 MAIN = "MA" + "X" * 18
 ANSWER = "https://voice.example/telephony/answer/x/out-1"
 STATUS = "https://voice.example/telephony/status/x/out-1"

@@ -10,13 +10,14 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from vonage_jwt import JwtClient
 from vonage_jwt.verify_jwt import verify_signature
 
 from flowcat_server.carriers import _jwt, vonage
 from flowcat_server.config.carriers import Vonage
 from flowcat_server.core.carrier import Account, CallStatus, LiveCall, Request, Ringing
+from tests.fakes.rsa_key import PEM
 
 CARRIER = vonage.CARRIER
 SECRET = "s" * 32
@@ -32,15 +33,6 @@ CLAIMS: dict[str, Any] = {
     "application_id": "app-1",
     "payload_hash": hashlib.sha256(BODY).hexdigest(),
 }
-PEM = (
-    rsa.generate_private_key(65537, 2048)
-    .private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    .decode()
-)
 
 
 def bearer(token: str, body: bytes = BODY, method: str = "POST") -> Request:

@@ -21,7 +21,7 @@ from tests.fakes.carrier_api import Api, carrier_api
 from tests.fakes.dialler import Dialler, dialler
 from tests.fakes.doors import PUBLIC
 from tests.fakes.peers import Leg, Peer, Telnyx, media, ring, send
-from tests.routes.test_call_control import (
+from tests.fakes.switchboard import (
     Colleague,
     asked_next,
     leg_event,

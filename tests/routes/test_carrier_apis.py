@@ -10,8 +10,6 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from flowcat_server.config.carriers import Carriers
 from flowcat_server.core import ended
@@ -33,11 +31,7 @@ from tests.fakes.peers import (
     ring,
     send,
 )
-
-PRIVATE = rsa.generate_private_key(65537, 2048)
-PEM = PRIVATE.private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-).decode()
+from tests.fakes.rsa_key import PEM, PRIVATE
 
 
 def yaml(peer: Peer, api: Api, **more: str) -> str:

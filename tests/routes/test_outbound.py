@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
 from flowcat_server.carriers import bandwidth
 from flowcat_server.core import ended
@@ -30,10 +28,8 @@ from tests.fakes.peers import (
     Vobiz,
     Vonage,
 )
+from tests.fakes.rsa_key import PEM
 
-PEM = rsa.generate_private_key(65537, 2048).private_bytes(
-    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-).decode()  # fmt: skip
 KEYS: dict[str, dict[str, str]] = {
     "twilio": {"account_sid": "AC" + "1" * 32},
     "signalwire": {"space": "x.signalwire.com", "project_id": "p", "api_token": "t"},

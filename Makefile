@@ -22,7 +22,7 @@ run: .stamps/run ## install what the server needs and run the default agent (AGE
 
 test: .stamps/dev .stamps/chromium .stamps/redis ## install what the tests need and run all of them, and every check
 	$(MAKE) --no-print-directory lint types imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS) $(NONE_OK)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) $(NONE_OK)
 	$(BIN)/python -m pytest -m alone $(ARGS) $(NONE_OK)
 
 quick: .stamps/dev ## the tests without models, servers and browsers

@@ -21,9 +21,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,8 @@ class Recording:
         self.duration_ms = 0
         """Written so far."""
         self._recorder = recorder
-        self._inbox: deque[tuple[int, int, bytes]] = deque()
+        self._inbox: list[tuple[int, int, bytes]] = []
+        """Filled by the loop, emptied from the front by the thread."""
         self.sample_rate = self._rate = sample_rate
         self._mono = mono
         self._now_ms = now_ms or _clock()
@@ -89,7 +90,10 @@ class Recording:
         self._file = -1
         self._written = 0
         self._end_ms: int | None = None
-        self._closed: Future[int] = Future()
+        self._closed = False
+        """The file is complete."""
+        self._waiter: Future[int] | None = None
+        """Waits for that."""
         self._ended = False
 
     # --- on the audio path --------------------------------------------------------------------
@@ -130,16 +134,22 @@ class Recording:
         self.end(end_ms)
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                return await asyncio.shield(asyncio.wrap_future(self._closed))
+                return await asyncio.shield(asyncio.wrap_future(self._wait()))
         except TimeoutError:
             log.warning("recording_not_closed", waited_ms=timeout_ms)
             return self.duration_ms
+
+    def _wait(self) -> Future[int]:
+        waiter = self._waiter = self._waiter or Future()
+        if self._closed:
+            self._tell(waiter)
+        return waiter
 
     # --- in the writer thread -----------------------------------------------------------------
 
     def write(self) -> None:
         """Write what has been played since the last time. Called by the recorder's thread."""
-        if self.failed or self._closed.done():
+        if self.failed or self._closed:
             self._inbox.clear()
             return
         try:
@@ -150,7 +160,7 @@ class Recording:
 
     def finish(self) -> None:
         """Write the rest and close the file. Called by the recorder's thread."""
-        if self._closed.done():
+        if self._closed:
             return
         try:
             if not self.failed:
@@ -161,7 +171,13 @@ class Recording:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
-            self._closed.set_result(self.duration_ms)
+            self._closed = True
+            if self._waiter is not None:
+                self._tell(self._waiter)
+
+    def _tell(self, waiter: Future[int]) -> None:
+        with suppress(InvalidStateError):  # the loop and the thread may both have seen the end
+            waiter.set_result(self.duration_ms)
 
     def _finish(self) -> None:
         self._take()
@@ -191,8 +207,9 @@ class Recording:
         for track in tracks:
             track.fresh = False
         limit = min(self._limit, self._newest() + self._samples(MAX_AHEAD_MS))
-        for _ in range(len(inbox)):
-            kind, position, payload = inbox.popleft()
+        taken = inbox[:]
+        del inbox[: len(taken)]
+        for kind, position, payload in taken:
             if kind == _CLEAR:
                 tracks[_AGENT].settle()
                 self._clear(position)

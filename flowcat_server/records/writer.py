@@ -14,7 +14,6 @@ are not repeated among the events.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -131,7 +130,7 @@ class CallWriter:
         self._transcript = transcript
         self._webhook = "pending" if webhook else ""
         self._size = size
-        self._queue: deque[tuple[int, Any]] = deque()
+        self._queue: list[tuple[int, Any]] = []
         self._seq = 0
         self._variables = _public(row.variables)
         self._heard: dict[int, ev.AgentHeard] = {}
@@ -189,8 +188,9 @@ class CallWriter:
         if self._new:
             self._new = False
             rows.calls.append(self._call_row())
-        for _ in range(min(limit, len(self._queue))):
-            seq, item = self._queue.popleft()
+        taken = self._queue[:limit]
+        del self._queue[:limit]
+        for seq, item in taken:
             try:
                 self._convert(rows, seq, item)
             except (AttributeError, TypeError, ValueError, RecursionError) as error:

@@ -28,6 +28,8 @@ from bench.wire.search import most
 SECONDS = 8
 ALIKE_CALLS = 10
 """All servers are measured with so many, for what a call costs."""
+FEW, MANY, MEMORY_S = 10, 30, 20
+"""Memory of a call is how much more a server takes that has many, each a new one."""
 PATIENCE = 2
 """A point that the generator's own lateness has spoiled is measured again, so often at most."""
 
@@ -63,7 +65,6 @@ def _measure(subject: Browsers, arguments: argparse.Namespace) -> report.Measure
     points: list[Point] = []
     with Running(subject) as server:
         server.warm()
-        idle_kb = server.rss_kb()
 
         def measure(calls: int) -> Point:
             for _ in range(PATIENCE):
@@ -80,7 +81,16 @@ def _measure(subject: Browsers, arguments: argparse.Namespace) -> report.Measure
         else:
             for _ in most(measure, 2 * ALIKE_CALLS, subject.limit):
                 pass
-    return report.Measured(subject.name, subject.title, tuple(points), idle_kb)
+    return report.Measured(subject.name, subject.title, tuple(points), _kb_per_call(subject))
+
+
+def _kb_per_call(subject: Browsers) -> float:
+    sizes = []
+    for calls in (FEW, MANY):
+        with Running(subject) as server:
+            server.warm()
+            sizes.append(server.browsers(calls, MEMORY_S, subject.settle_s).rss_kb)
+    return (sizes[1] - sizes[0]) / (MANY - FEW)
 
 
 def _say(subject: Browsers, point: Point) -> None:

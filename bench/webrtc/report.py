@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from dataclasses import dataclass
 from importlib.metadata import version
 
 from bench.turns.report import machine
 from bench.webrtc.point import Point
-from bench.wire.point import NOISE_MS
+from bench.wire.report import NOISE_NOTE, NOISY
 
 TITLE = "Browsers held on one core"
 HELD = "WebRTC, Opus both ways; p99 of the packets within 20 ms of their timestamps, nothing lost"
-NOISY = " \\*"
 BEGIN, END = "<!-- measured: webrtc -->", "<!-- end of measured: webrtc -->"
 
 
@@ -25,8 +23,8 @@ class Measured:
     title: str
     points: tuple[Point, ...]
     """The first with as many calls as that of every other server."""
-    idle_kb: int
-    """Memory before them."""
+    kb_per_call: float
+    """Memory that one more call takes."""
 
     @property
     def best(self) -> Point | None:
@@ -37,16 +35,6 @@ class Measured:
     def capacity(self) -> int:
         """The number of them."""
         return self.best.calls if self.best else 0
-
-    @property
-    def kb_per_call(self) -> float:
-        """Memory of a call, with the most calls before the server was asked for too much once.
-
-        What it took then it keeps.
-        """
-        held = list(itertools.takewhile(lambda point: point.held, self.points))
-        most = max(held, key=lambda point: point.calls, default=None)
-        return (most.rss_kb - self.idle_kb) / most.calls if most else 0.0
 
 
 def page(results: list[Measured], arguments: argparse.Namespace) -> str:
@@ -83,8 +71,5 @@ def _where(results: list[Measured], arguments: argparse.Namespace) -> str:
         f"{arguments.seconds} s, server on core 0, generator on core 1{nice}."
     )
     if any(result.best is not None and result.best.noisy for result in results):
-        text += (
-            f"\n\n\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99): the "
-            "machine was not quiet, and these figures are provisional."
-        )
+        text += f"\n\n{NOISE_NOTE}"
     return text

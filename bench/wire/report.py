@@ -15,8 +15,8 @@ from bench.wire.point import NOISE_MS, Point
 
 NOISY = " \\*"
 NOISE_NOTE = (
-    f"\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99): the machine was not "
-    "quiet, and these figures are provisional."
+    f"\\* the generator itself was late by more than {NOISE_MS:.0f} ms (p99), at its own limit or "
+    "on a busy machine: the figure is provisional."
 )
 BEGIN, END = "<!-- measured: wire -->", "<!-- end of measured: wire -->"
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from flowcat_server.core.audio import AudioFormat, Transcoder
+from flowcat_server.core.audio import AudioFormat, Transcoder, decode
 from flowcat_server.core.frames import (
     AudioIn,
     Frame,
@@ -75,6 +75,8 @@ class TranscribeProcessor(Processor):
         "_fresh_bytes",
         "_heard_ms",
         "_inbox",
+        "_keeper",
+        "_kept",
         "_limit",
         "_listening",
         "_on_lost",
@@ -132,7 +134,11 @@ class TranscribeProcessor(Processor):
         self._ring: list[bytes] = []
         self._ring_bytes = 0
         """What came before it, as far as it may be wanted again."""
-        self._ring_limit = audio.bytes_for(PREROLL_MS)
+        self._kept = AudioFormat("mulaw", audio.sample_rate) if audio.encoding == "pcm16" else audio
+        """How that is kept. Of a browser's long turn it is half a megabyte; for who is given it a
+        second time, 8 bits a sample are enough."""
+        self._keeper = Transcoder(audio, self._kept)
+        self._ring_limit = self._kept.bytes_for(PREROLL_MS)
         self._pause: int | None = None
         """The pause that waits for its transcript."""
         self._owed_ms: int | None = None
@@ -162,7 +168,7 @@ class TranscribeProcessor(Processor):
         if type(frame) is SpeechStarted:
             self._turn_open = True
             self._onset_ms = frame.at_ms
-            self._ring_limit = self._audio.bytes_for(RING_MS)
+            self._ring_limit = self._kept.bytes_for(RING_MS)
             if self._speech_only:
                 self._hand_on()
                 self._listening = True
@@ -184,7 +190,7 @@ class TranscribeProcessor(Processor):
             # A typed turn does not end a spoken one that is under way.
             self._turn_open = False
             self._pause = self._owed_ms = None
-            self._ring_limit = self._audio.bytes_for(PREROLL_MS)
+            self._ring_limit = self._kept.bytes_for(PREROLL_MS)
             self._segments = self._stale = NOTHING
             self._base = 0
             self._signal(EndOfTurn())
@@ -219,16 +225,20 @@ class TranscribeProcessor(Processor):
         self._fresh_bytes = 0
         if self._listening:
             self._inbox.audio(self._transcoder.feed(portion), self._heard_ms)
-        ring = self._ring
-        ring.append(portion)
-        self._ring_bytes += len(portion)
+        ring, kept = self._ring, self._keeper.feed(portion)
+        ring.append(kept)
+        self._ring_bytes += len(kept)
         while self._ring_bytes - len(ring[0]) >= self._ring_limit:
             self._ring_bytes -= len(ring.pop(0))
 
     def _replay(self) -> None:
         """Give the provider once more what was kept; all of it has been handed on."""
-        if self._ring:
-            self._inbox.audio(self._transcoder.feed(b"".join(self._ring)), self._heard_ms)
+        if not self._ring:
+            return
+        audio = b"".join(self._ring)
+        if self._kept != self._audio:
+            audio = decode(audio, self._kept.encoding)
+        self._inbox.audio(self._transcoder.feed(audio), self._heard_ms)
 
     def _use(self, transcriber: Member[SpeechToText]) -> None:
         """Feed this provider from now on, with the open turn and its pause once more."""
@@ -246,7 +256,7 @@ class TranscribeProcessor(Processor):
         same_rate = self._audio.sample_rate == self._format.sample_rate
         # A converter may hold samples back: then the inbox is to judge when enough has come.
         self._portion = self._audio.bytes_for(caps.chunk_ms or PORTION_MS) if same_rate else 0
-        begun_ms = self._heard_ms - self._audio.duration_ms(self._ring_bytes)
+        begun_ms = self._heard_ms - self._kept.duration_ms(self._ring_bytes)
         if self._ring and begun_ms >= self._onset_ms and self._segments:
             # The turn is longer than the ring: better a few words twice than its beginning lost.
             self._base = max(self._segments) + 1

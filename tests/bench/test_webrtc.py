@@ -119,17 +119,17 @@ def test_a_caller_speaks_and_falls_silent():
 
 
 def measured(name: str, *calls: int) -> report.Measured:
-    points = tuple(point(calls=n, live=n, rss_kb=50_000 + 400 * n) for n in (10, *calls))
-    return report.Measured(name, f"**{name}**", points, 50_000)
+    points = tuple(point(calls=n, live=n) for n in (10, *calls))
+    return report.Measured(name, f"**{name}**", points, 400.0)
 
 
 def test_the_table_shows_the_best_held_point_and_the_ratio():
     bad = point(calls=90, live=90, lost=3)
-    swollen = point(calls=36, live=36, rss_kb=90_000)
+    later = point(calls=36, live=36)
     ours = measured("ours", 32)
     results = [
         measured("stock", 18),
-        report.Measured("ours", "ours", (*ours.points, bad, swollen), ours.idle_kb),
+        report.Measured("ours", "ours", (*ours.points, bad, later), ours.kb_per_call),
     ]
     text = report.page(results, argparse.Namespace(seconds=8, nice=0))
     assert "| ours | 36 | 2.0 | 0.4 / 5.0 / 10 | 200 / 56 | 400 | 60 |" in text

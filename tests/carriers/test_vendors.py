@@ -88,7 +88,7 @@ def test_jambonz_library_finds_the_signature_good():
     given = request.headers["jambonz-signature"]
     assert signature.verify_signature(request.body, given, SECRET, 0)  # however old it is
     with pytest.raises(ValueError, match="failed"):
-        signature.verify_signature(request.body, given, "other")
+        signature.verify_signature(request.body, given, "other", 0)
 
 
 # --- Vobiz ----------------------------------------------------------------------------------------

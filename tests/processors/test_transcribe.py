@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -155,6 +156,44 @@ def test_what_a_replacement_is_given_is_bounded():
             await script.speaks(20_000, 3000)
         (text,) = finals(script.all(events.CallerText))
         assert 12_000 < int(text.split()[0]) < RING_MS
+
+    virtual.run(main())
+
+
+class Listener(Stenographer):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = b""
+
+    async def transcribe(
+        self, inbox: SttInbox, audio: AudioFormat
+    ) -> AsyncGenerator[Transcript, None]:
+        while items := await inbox.get():
+            for item in items:
+                if isinstance(item, Audio):
+                    self.heard += item.payload
+                elif isinstance(item, Pause):
+                    yield Transcript("heard", 0, final=True, pause=item.number)
+
+
+def test_a_replacement_hears_the_turn_as_well_as_a_telephone_carries_it():
+    wave = array("h", range(-32_000, 32_000, 200)).tobytes()
+
+    async def main() -> None:
+        spare = Listener()
+        async with call(YAML, extra={"stt": [Stenographer(deaf=True), spare]}) as script:
+            await script.until(events.AgentHeard)
+            await script.passes(640, wave)
+            await script.passes(3000)
+        begin = next(
+            at for at in range(0, len(spare.heard), 320) if any(spare.heard[at : at + 320])
+        )
+        heard = array("h", spare.heard[begin : begin + len(wave)])
+        furthest = max(abs(one - other) for one, other in zip(heard, array("h", wave), strict=True))
+        assert len(heard) == 320
+        assert furthest <= 512, "G.711 at its coarsest"
 
     virtual.run(main())
 

@@ -120,6 +120,7 @@ class Session:
         "_on_provider_error",
         "_over",
         "_owned",
+        "_pieces_sent",
         "_position_bytes",
         "_running",
         "_subscribers",
@@ -179,6 +180,8 @@ class Session:
         self.control: LineControl | None = None
         """What the far end can do; None: nothing but carry audio."""
         self.frames_in = 0
+        self._pieces_sent = 0
+        """By a line that is closed."""
         self._build = build
         self._before_hang_up = before_hang_up
         self._on_provider_error = on_provider_error
@@ -332,6 +335,11 @@ class Session:
     def own(self, task: asyncio.Task[None]) -> None:
         """End the call when this task ends: it is the transport's loop."""
         self._owned.append(task)
+
+    @property
+    def frames_out(self) -> int:
+        """Pieces of audio that the caller was sent."""
+        return self._pieces_sent if self._line is None else self._line.playout.pieces
 
     def receive_audio(self, payload: bytes) -> None:
         """The next piece of the caller's audio.
@@ -546,6 +554,7 @@ class Session:
                     log.exception("processor_close_failed", processor=type(processor).__name__)
             if line.agent is not None:
                 variables = line.agent.recorded_variables()
+            self._pieces_sent = line.playout.pieces
             line.close()
         reason = self.reason or ended.SERVER_ERROR
         self.publish(events.CallEnded(self.now_ms(), reason, self.detail, variables))

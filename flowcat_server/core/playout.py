@@ -71,6 +71,7 @@ class Playout:
         "_taps",
         "_timeline",
         "audio",
+        "pieces",
         "waiting",
     )
 
@@ -101,6 +102,8 @@ class Playout:
         self._queued = 0
         self._sent: list[_Sent] = []
         self._most_run_bytes = audio.bytes_for(RUN_MS)
+        self.pieces = 0
+        """Pieces of audio that were sent."""
         self._sent_bytes = 0
         self._most_sent_bytes = 0
         """With more than this, it is looked at what may be forgotten."""
@@ -300,6 +303,7 @@ class Playout:
         assert start_ms is not None  # noqa: S101 - what is queued is not empty
         self._queued -= len(audio)
         self._sent_bytes += len(audio)
+        self.pieces += 1
         self._amid = True
         if self._sent_bytes > self._most_sent_bytes:
             self._forget(now_ms)
@@ -322,6 +326,7 @@ class Playout:
             return b""
         start_ms = max(now_ms, waiting.ends_ms) + self._timeline.delay_ms
         audio = waiting.pull(now_ms, size)
+        self.pieces += 1
         for tap, _ in self._taps:
             tap(start_ms, audio)
         return audio

@@ -154,28 +154,31 @@ class Flusher:
             await self._flush()
 
     async def _flush(self) -> None:
+        # Calls that have something to write by now. What comes meanwhile is for the next time:
+        # under load there is always more, and who waits would never be told.
         waiters, self._waiters = self._waiters, []
-        while self._queue:
-            parts = self._collect()
+        due = len(self._queue)
+        while due:
+            parts, due = self._collect(due)
             await self._write(parts)
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _collect(self) -> list[Rows]:
-        """One batch: the rows of each call with something to write, oldest call first."""
+    def _collect(self, due: int) -> tuple[list[Rows], int]:
+        """One batch of the first `due` calls, oldest first, and how many of them are left."""
         parts: list[Rows] = []
         room = BATCH
-        while self._queue and room > 0:
-            writer = self._queue.popleft()
+        while due and room > 0:
+            writer = self._queue[0]
             rows = writer.take(room)
             room -= max(1, len(rows))
             parts.append(rows)
-            if writer.pending:
-                self._queue.append(writer)
-            else:
+            if not writer.pending:
                 writer.queued = False
-        return parts
+                self._queue.popleft()
+                due -= 1
+        return parts, due
 
     async def _write(self, parts: list[Rows]) -> None:
         batch = Rows()

@@ -26,6 +26,8 @@ class Recorder:
     def __init__(self, interval_ms: int = INTERVAL_MS) -> None:
         self._interval = interval_ms / 1000
         self._recordings: list[Recording] = []
+        self._dropped = 0
+        """Pieces that finished recordings had dropped."""
         self._finished: queue.SimpleQueue[Recording | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -79,8 +81,8 @@ class Recorder:
 
     @property
     def dropped(self) -> int:
-        """Pieces of audio that live recordings had to drop."""
-        return sum(recording.dropped for recording in list(self._recordings))
+        """Pieces of audio that recordings had to drop, of live and of finished ones."""
+        return self._dropped + sum(recording.dropped for recording in list(self._recordings))
 
     def finish(self, recording: Recording) -> None:
         """Called by `Recording.end`."""
@@ -122,3 +124,4 @@ class Recorder:
             recording.finish()
             if recording in self._recordings:
                 self._recordings.remove(recording)
+                self._dropped += recording.dropped

@@ -34,12 +34,14 @@ RETRY_MS: Final = (1_000, 5_000, 30_000, 120_000, 600_000)
 """Waits after failures in a row; the last one repeats."""
 GIVE_UP_MS: Final = 24 * 3_600_000
 """A report that could not be delivered for this long after the call is marked failed."""
+TROUBLE: Final = 3
+"""Errors in a row that are the receiver's, and not those of one report."""
 LOOK_MS: Final = 30_000
 """How often the database is asked when nobody said that a call ended."""
 _TRY_LATER: Final = frozenset({408, 425, 429})
 """Refusals that are about now, not about the report (RFC 9110, RFC 6585, RFC 8470)."""
 
-DELIVERED, FAILED, LATER = "delivered", "failed", "later"
+DELIVERED, FAILED, LATER, AWAY = "delivered", "failed", "later", "away"
 
 
 def sign(secret: str, body: bytes, now: int) -> str:
@@ -132,23 +134,36 @@ class Webhook:
             return
 
     async def deliver_due(self) -> bool:
-        """Try everything that is due, oldest first; False when the receiver is away."""
+        """Try everything that is due, oldest first; False when some of it is due later again.
+
+        Who cannot be reached, or asks for time, is not tried with the rest. A report that is
+        answered with an error of the server holds up no other, but several in a row do.
+        """
+        everything, in_a_row = True, 0
         for call_id in await self._store.webhooks_due():
             call = await self._store.get_call(call_id)
             if call is None:
                 continue
             state = await self.deliver(call)
-            if state == LATER:
+            if state in (LATER, AWAY):
                 age_ms = self._clock() * 1000 - (call.summary.ended_at or 0)
                 if age_ms < GIVE_UP_MS:
-                    return False
+                    everything, in_a_row = False, in_a_row + 1
+                    if state == AWAY or in_a_row >= TROUBLE:
+                        return False
+                    continue
                 log.error("webhook_given_up", call_id=call_id)
                 state = FAILED
+            in_a_row = 0
             await self._store.webhook_done(call_id, state)
-        return True
+        return everything
 
     async def deliver(self, call: CallRecord) -> str:
-        """Send one report once; returns ``delivered``, ``failed`` (refused) or ``later``."""
+        """Send one report once.
+
+        Returns ``delivered``, ``failed`` (refused), ``later`` (an error of the server) or ``away``
+        (no answer, or one that asks for time).
+        """
         body = json.dumps(report(call), ensure_ascii=False, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json", DELIVERY: call.summary.id}
         if self._secret:
@@ -164,8 +179,10 @@ class Webhook:
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("webhook_failed", call_id=call.summary.id, error=type(error).__name__)
-            return LATER
+            return AWAY
         if 200 <= status < 300:
             return DELIVERED
         log.warning("webhook_refused", call_id=call.summary.id, status=status)
-        return LATER if status >= 500 or status in _TRY_LATER else FAILED
+        if status in _TRY_LATER:
+            return AWAY
+        return LATER if status >= 500 else FAILED

@@ -134,12 +134,17 @@ class Board:
         A call must not end, and a place not be lost, because memory is full or a worker that was
         stopped holds the file.
         """
+        if not self._write(statement, values):
+            self._owed.append((statement, values))
+
+    def _write(self, statement: str, values: tuple[object, ...]) -> bool:
         try:
             with self._change() as execute:
                 execute(statement, values)
         except SharedStateError as error:
-            self._owed.append((statement, values))
             log.error("board_not_written", error=str(error))  # noqa: TRY400 - no fault of ours
+            return False
+        return True
 
     def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:
@@ -166,15 +171,13 @@ class Board:
 
     def beat(self, run: int, *, overloaded: bool = False) -> None:
         """Its event loop runs, and whether it keeps up; to be said every second."""
-        owed = list(self._owed)
-        self._owed.clear()
-        for statement, values in owed:
-            self._note(statement, *values)
-        self._note(
+        while self._owed:
+            if not self._write(*self._owed[0]):
+                return  # each attempt may take `BUSY_S`, in which no audio flows
+            self._owed.popleft()
+        self._write(
             "UPDATE workers SET seen = ?, overloaded = ? WHERE run = ?",
-            self._clock(),
-            overloaded,
-            run,
+            (self._clock(), overloaded, run),
         )
 
     def hung(self, after_s: float) -> list[int]:
@@ -309,6 +312,12 @@ class Board:
     def put(self, key: str, place: int, details: bytes, lasts_s: float) -> None:
         """A call was announced: its place is nobody's until it is popped, or `lasts_s` over."""
         with self._change() as execute:
+            # Announced before, perhaps to another worker: that place is free again.
+            execute(
+                "DELETE FROM places WHERE place IN (SELECT place FROM waiting WHERE key = ?) "
+                "AND place != ?",
+                (key, place),
+            )
             execute("UPDATE places SET run = 0 WHERE place = ?", (place,))
             execute(
                 "INSERT OR REPLACE INTO waiting VALUES (?, ?, ?, ?)",

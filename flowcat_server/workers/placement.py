@@ -116,8 +116,11 @@ class Placement:
 
     def _keeper(self, key: str) -> int:
         """The run that remembers what came of the request with this idempotency key."""
+        # The highest of a number for each worker and key (rendezvous hashing): when a worker
+        # comes or goes, the keys of the others stay where they are remembered.
         ready = [member.run for member in self._board.members() if member.ready]
-        return ready[crc32(key.encode("utf-8", "replace")) % len(ready)] if ready else self._run
+        told = key.encode("utf-8", "replace")
+        return max(ready, key=lambda run: crc32(told, crc32(b"%d" % run)), default=self._run)
 
     async def _give(self, request: web.Request, run: int, arriving: int) -> bool:
         """Give a connection away; False if it stays."""

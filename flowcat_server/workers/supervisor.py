@@ -15,8 +15,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -97,6 +96,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._kill_at: float | None = None
         self._failed: int | None = None
+        self._looked_at = time.monotonic()
         self._unburied: set[int] = set()
         """Dead processes whose places could not be freed yet."""
 
@@ -151,7 +151,7 @@ class Supervisor:
                     return self._code()
                 if not self._stopping:
                     self._start_others()
-                    self._kill_hung()
+                self._kill_hung()
                 selector.select(self._wait_s())
                 self._drain_wakes()
 
@@ -171,7 +171,7 @@ class Supervisor:
         if not self._stopping and not all(post.served for post in self._posts):
             return POLL_S
         if self._stopping:
-            return None
+            return LOOK_S
         due = [post.restart_at for post in self._posts if post.restart_at is not None]
         return max(0.0, min([*due, now + LOOK_S]) - now)
 
@@ -186,10 +186,7 @@ class Supervisor:
 
     def _start_others(self) -> None:
         if not all(post.served for post in self._posts):
-            with self._board() as board:
-                ready = {member.pid for member in board.members() if member.ready}
-                for post in self._posts:
-                    post.served = post.served or post.pid in ready
+            self._ask_board(self._see_who_serves)
             if self._posts[0].served and not any(post.pid for post in self._posts[1:]):
                 for post in self._posts[1:]:
                     if post.restart_at is None:
@@ -201,23 +198,32 @@ class Supervisor:
             if post.restart_at is not None and post.restart_at <= now:
                 self._start(post)
 
-    def _kill_hung(self) -> None:
-        with self._board() as board:
-            hung = set(board.hung(HUNG_S))
-            for post in self._posts:
-                if post.pid in hung:
-                    log.error("worker_hung", worker=post.number, pid=post.pid, silent_s=HUNG_S)
-                    os.kill(post.pid, signal.SIGKILL)
-            for pid in list(self._unburied):
-                board.bury(pid)
-                self._unburied.discard(pid)
+    def _see_who_serves(self, board: Board) -> None:
+        ready = {member.pid for member in board.members() if member.ready}
+        for post in self._posts:
+            post.served = post.served or post.pid in ready
 
-    @contextmanager
-    def _board(self) -> Iterator[Board]:
-        """The board; what is done with it is given up when a stuck worker holds it."""
+    def _kill_hung(self) -> None:
+        now = time.monotonic()
+        slept, self._looked_at = now - self._looked_at > 2 * LOOK_S, now
+        if not slept:  # else all of us were stopped, and they have not had time to say a word
+            self._ask_board(self._kill_silent)
+
+    def _kill_silent(self, board: Board) -> None:
+        hung = set(board.hung(HUNG_S))
+        for post in self._posts:
+            if post.pid in hung:
+                log.error("worker_hung", worker=post.number, pid=post.pid, silent_s=HUNG_S)
+                os.kill(post.pid, signal.SIGKILL)
+        for pid in list(self._unburied):
+            board.bury(pid)
+            self._unburied.discard(pid)
+
+    def _ask_board(self, work: Callable[[Board], None]) -> None:
+        """Do something with the board, or not, when a stuck worker holds it or it is gone."""
         try:
             with Board(self._team.board) as board:
-                yield board
+                work(board)
         except SharedStateError as error:
             log.error("board_out_of_reach", error=str(error))  # noqa: TRY400 - tried again later
 
@@ -257,12 +263,16 @@ class Supervisor:
         pid, post.pid = post.pid, 0
         self._unburied.add(pid)
         calls, others = 0, list[int]()
-        with self._board() as board:
+
+        def bury(board: Board) -> None:
+            nonlocal calls, others
             members = board.members()
             post.served = post.served or any(m.pid == pid and m.ready for m in members)
             others = [m.number for m in members if m.ready and m.pid != pid]
             calls = board.bury(pid, restarted=post.served and not self._stopping)
             self._unburied.discard(pid)
+
+        self._ask_board(bury)
         passed = self._team.post.pass_on(post.number, others)
         code = os.waitstatus_to_exitcode(status)
         how = {"signal": signal.Signals(-code).name} if code < 0 else {"exit_code": code}

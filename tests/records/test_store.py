@@ -20,6 +20,7 @@ from flowcat_server.errors import RecordsError
 from flowcat_server.records import database, wav
 from flowcat_server.records.models import CallRow, Usage
 from flowcat_server.records.store import Store
+from flowcat_server.records.writer import Rows
 
 START = 1_763_800_000_000
 LATENCY = ev.Latency(400, 90, 210, 40, 120, 15)
@@ -64,6 +65,24 @@ async def test_a_call_is_there_from_the_moment_it_is_accepted(store: Store, tmp_
     await store.call_accepted(row("a1", from_number="+44"))
 
     assert rows_of(tmp_path, "select id, from_number, ended_at from calls") == [("a1", "+44", None)]
+
+
+async def test_who_waits_for_a_write_does_not_wait_for_what_comes_after(store: Store) -> None:
+    talker = await store.call_accepted(row("a1"))
+    flusher, turns = store._flusher, 0
+    transaction = flusher._transaction
+
+    async def while_they_talk(batch: Rows) -> None:
+        nonlocal turns
+        await transaction(batch)
+        if turns < 1_000:
+            turns += 1
+            talker.on_event(turn(turns, 1_000 * turns))
+
+    flusher._transaction = while_they_talk  # type: ignore[method-assign]
+    talker.on_event(turn(0, 0))
+    assert await flusher.written(5_000)
+    assert turns < 10
 
 
 async def test_a_whole_call_comes_back(store: Store) -> None:

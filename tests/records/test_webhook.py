@@ -17,7 +17,7 @@ from flowcat_server.core import events as ev
 from flowcat_server.records import webhook as module
 from flowcat_server.records.models import CallRow
 from flowcat_server.records.store import Store
-from flowcat_server.records.webhook import GIVE_UP_MS, Webhook, sign, verify
+from flowcat_server.records.webhook import GIVE_UP_MS, TROUBLE, Webhook, sign, verify
 
 NOW = 1_763_800_100
 SECRET = "shared between us"
@@ -104,7 +104,7 @@ async def test_without_a_secret_nothing_is_signed(
     assert "X-Flowcat-Signature" not in receiver.requests[0][0]
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 408])
+@pytest.mark.parametrize("status", [425, 429, 408])
 async def test_a_receiver_in_trouble_is_tried_again(
     store: Store, receiver: Receiver, session: aiohttp.ClientSession, status: int
 ) -> None:
@@ -116,6 +116,32 @@ async def test_a_receiver_in_trouble_is_tried_again(
     assert await store.webhooks_due() == ["a1", "a2"]
     assert await hook.deliver_due()
     assert await store.webhooks_due() == []
+
+
+async def test_a_report_that_breaks_the_receiver_holds_up_no_other(
+    store: Store, receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    receiver.answers = [500]
+    hook = Webhook(store, session, receiver.url, clock=lambda: NOW)
+
+    assert not await hook.deliver_due()
+    assert [headers["X-Flowcat-Delivery"] for headers, _ in receiver.requests] == ["a1", "a2"]
+    assert await store.webhooks_due() == ["a1"]
+    assert await hook.deliver_due()
+    assert await store.webhooks_due() == []
+
+
+async def test_a_receiver_that_answers_nothing_but_errors_is_left_alone_for_a_while(
+    store: Store, receiver: Receiver, session: aiohttp.ClientSession
+) -> None:
+    for call_id in ("a3", "a4", "a5"):
+        await store.call_accepted(CallRow(call_id, "clinic", "twilio", NOW * 1000))
+        await store.call_ended(call_id, ev.CallEnded(10_000, ended.CALLER_HUNG_UP))
+    receiver.answers = [503] * 5
+
+    assert not await Webhook(store, session, receiver.url, clock=lambda: NOW).deliver_due()
+    assert len(receiver.requests) == TROUBLE
+    assert len(await store.webhooks_due()) == 5
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 302])

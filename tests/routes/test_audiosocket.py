@@ -96,7 +96,7 @@ async def test_a_whole_call(tmp_path: Path, kind: int, size: int):
             await switch.closed()
         await house.settled(0)
         assert session.reason == ended.CALLER_HUNG_UP
-        assert session.frames_in == 20
+        assert (session.frames_in, session.frames_out) == (20, 20)
         record = await house.store.get_call(session.id)
         assert record is not None
         assert (record.summary.channel, record.summary.external_id) == ("audiosocket", CALL)

@@ -238,6 +238,19 @@ def test_a_waiting_call_outlives_the_worker_that_answered_it(board: Board):
     assert board.pop("call", second) is not None
 
 
+def test_a_call_that_two_workers_were_told_of_has_one_place(board: Board):
+    first, second = join(board, 11, 12)
+    for run in (first, second):
+        place = board.take(run, 2)
+        assert place is not None
+        board.put("call", place, b"", 60)
+    assert board.used == 1
+    found = board.pop("call", first)
+    assert found is not None
+    board.give_back(found.place, first)
+    assert board.used == 0
+
+
 def test_a_call_that_never_came_gives_its_place_back(board: Board, clock: Clock):
     first, second = join(board, 11, 12)
     place = board.take(first, 1)

@@ -7,8 +7,9 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,9 @@ from aiohttp import web
 
 from flowcat_server.core.carrier import CallStatus, Detected, DialOver, Report
 from flowcat_server.routes.bodies import read_body
-from flowcat_server.workers.placement import MAX_BODY_BYTES
+from flowcat_server.workers.board import Board
+from flowcat_server.workers.placement import MAX_BODY_BYTES, Placement
+from flowcat_server.workers.post import Post
 from flowcat_server.workers.shared import ARRIVING
 from flowcat_server.workers.team import Seat, Team, found
 from flowcat_server.workers.worker import Worker
@@ -335,6 +338,22 @@ async def test_a_call_that_is_asked_for_again_is_asked_of_the_same_worker():
         assert all(len(each) == 1 for each in keepers)
         assert set.union(*keepers) == {1, 2}, "no worker keeps them all"
         assert await ask("") in (1, 2)
+
+
+def test_what_one_worker_remembers_it_is_asked_for_when_another_dies(tmp_path: Path):
+    with closing(Post(4)) as post, Board(tmp_path / "board.sqlite") as board:
+        runs = [board.join(number, 100 + number) for number in range(1, 5)]
+        for run in runs:
+            board.ready(run, ready=True)
+        placement = Placement(board, post, runs[0])
+        keys = [f"key-{number}" for number in range(40)]
+        before = {key: placement._keeper(key) for key in keys}
+        assert set(before.values()) == set(runs)
+        board.bury(102)
+        after = {key: placement._keeper(key) for key in keys}
+    for key in keys:
+        assert after[key] == before[key] or before[key] == runs[1]
+    assert runs[1] not in after.values()
 
 
 async def test_asterisks_connections_go_round():

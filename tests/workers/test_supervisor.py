@@ -9,12 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flowcat_server.workers.board import Board
+from flowcat_server.workers.supervisor import Supervisor
+from flowcat_server.workers.team import found
+from tests.callscript import loaded
+
 Crew = Callable[[str], "Watched"]
 ROOT = Path(__file__).parent.parent.parent
+ECHO = "{topology: {mode: echo}, server: {bind: '127.0.0.1:0'}}"
 
 
 class Watched:
@@ -117,6 +125,15 @@ def test_a_worker_that_hangs_is_killed_and_started_again(crew: Crew):
     assert two.said("worker_hung") == 1
     two.process.terminate()
     assert two.code() == 0
+
+
+def test_a_board_that_is_gone_ends_nothing(tmp_path: Path):
+    with closing(found(loaded(ECHO), 2)) as team:
+        supervisor = Supervisor(replace(team, room=tmp_path / "gone"), lambda seat: 0)
+        asked: list[Board] = []
+        supervisor._ask_board(asked.append)
+        supervisor._kill_hung()
+        assert asked == []
 
 
 def test_workers_that_do_not_end_on_the_second_signal_are_killed(crew: Crew):

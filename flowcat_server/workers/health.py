@@ -108,9 +108,9 @@ class WorkersDoor:
         kept = self._board.shown(texts)
         over = {run: text for run, text in kept.items() if run not in {m.run for m in members}}
         if len(over) > MAX_RUNS:
-            summed = sums.render(sums.add([], gone=over.values())).decode()
+            summed = sums.render(await sums.add([], gone=over.values())).decode()
             self._board.sum_up(over, summed)
-        metrics = sums.add(texts.values(), gone=kept.values())
+        metrics = await sums.add(texts.values(), gone=kept.values())
         body = sums.render([*metrics, *sums.of_workers(members, self._board.restarts)])
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

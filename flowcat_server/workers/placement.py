@@ -31,6 +31,7 @@ log = structlog.get_logger()
 MAX_BODY_BYTES = 96 * 1024
 """Of a request that changes hands."""
 MEDIA = "/telephony/ws/"
+ANSWER = "/telephony/answer/"
 OFFERS = frozenset({"/webrtc/offer", "/api/offer"})
 DIAL = "/api/calls"
 _MARK = re.compile(r"at-([0-9]{1,15})-")
@@ -100,6 +101,10 @@ class Placement:
             return owner, 0
         if path.startswith(MEDIA):
             if request.headers.get("Upgrade", "").lower() == "websocket":
+                return self._board.place_call(self._run)
+        elif path.startswith(ANSWER):
+            # The socket finds its worker later. But one that does not keep up takes no call.
+            if any(m.run == self._run and m.overloaded for m in self._board.members()):
                 return self._board.place_call(self._run)
         elif path in OFFERS and request.can_read_body:
             body = await read_body(request, MAX_BODY_BYTES)

@@ -340,6 +340,21 @@ async def test_a_call_that_is_asked_for_again_is_asked_of_the_same_worker():
         assert await ask("") in (1, 2)
 
 
+async def test_a_call_is_not_announced_to_a_worker_that_does_not_keep_up():
+    async with house() as two, lines(force_close=True) as session:
+        first, second = (desk.worker for desk in two.desks)
+
+        async def announce() -> int:
+            async with session.post(f"{two.url}/telephony/answer/twilio", data=b"x=1") as told:
+                return int((await told.json())["run"])
+
+        for slow, free in ((first, second), (second, first)):
+            for worker in (slow, free):
+                worker.overload.overloaded = worker is slow  # what its own beats say
+                worker.board.beat(worker.run, overloaded=worker is slow)
+            assert {await announce() for _ in range(8)} == {free.run}
+
+
 def test_what_one_worker_remembers_it_is_asked_for_when_another_dies(tmp_path: Path):
     with closing(Post(4)) as post, Board(tmp_path / "board.sqlite") as board:
         runs = [board.join(number, 100 + number) for number in range(1, 5)]

@@ -32,8 +32,8 @@ def values(text: bytes) -> dict[str, float]:
 ENDED = "flowcat_calls_total{'channel': 'twilio', 'reason': 'caller.hung_up'}"
 
 
-def test_counters_gauges_and_histograms_are_added_series_by_series():
-    found = values(sums.render(sums.add([process(2, live=1), process(3, live=4)])))
+async def test_counters_gauges_and_histograms_are_added_series_by_series():
+    found = values(sums.render(await sums.add([process(2, live=1), process(3, live=4)])))
     assert found[ENDED] == 5
     assert found["flowcat_calls_active"] == 5
     assert found["flowcat_call_duration_seconds_count"] == 5
@@ -43,9 +43,9 @@ def test_counters_gauges_and_histograms_are_added_series_by_series():
     assert found["flowcat_build_info{'version': '1.2.3'}"] == 1
 
 
-def test_everything_that_one_process_shows_is_shown_for_all():
+async def test_everything_that_one_process_shows_is_shown_for_all():
     alone = process(1)
-    together = sums.render(sums.add([alone, alone])).decode()
+    together = sums.render(await sums.add([alone, alone])).decode()
     names = {line.split(" ")[2] for line in alone.splitlines() if line.startswith("# TYPE")}
     assert names == {
         each.split(" ")[2] for each in together.splitlines() if each.startswith("# TYPE")
@@ -53,21 +53,21 @@ def test_everything_that_one_process_shows_is_shown_for_all():
     assert len(alone.splitlines()) == len(together.splitlines())
 
 
-def test_of_what_was_longest_the_longest_is_shown():
+async def test_of_what_was_longest_the_longest_is_shown():
     longest = "flowcat_loop_stall_longest_seconds"
     texts = [f"# TYPE {longest} gauge\n{longest} {seconds}\n" for seconds in (0.25, 0.5, 0.1)]
-    assert values(sums.render(sums.add(texts))) == {longest: 0.5}
+    assert values(sums.render(await sums.add(texts))) == {longest: 0.5}
 
 
-def test_what_is_over_still_counts_but_is_not_live():
-    found = values(sums.render(sums.add([process(2, live=1)], gone=[process(3, live=4)])))
+async def test_what_is_over_still_counts_but_is_not_live():
+    found = values(sums.render(await sums.add([process(2, live=1)], gone=[process(3, live=4)])))
     assert found[ENDED] == 5
     assert found["flowcat_calls_active"] == 1
 
 
-def test_sums_of_what_is_over_can_be_added_again():
-    over = sums.render(sums.add([], gone=[process(1), process(2)])).decode()
-    assert values(sums.render(sums.add([process(4)], gone=[over])))[ENDED] == 7
+async def test_sums_of_what_is_over_can_be_added_again():
+    over = sums.render(await sums.add([], gone=[process(1), process(2)])).decode()
+    assert values(sums.render(await sums.add([process(4)], gone=[over])))[ENDED] == 7
 
 
 def test_workers_are_told_apart_by_their_number():

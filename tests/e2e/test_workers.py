@@ -112,6 +112,7 @@ def samples(text: str) -> dict[str, float]:
 async def test_calls_are_spread_counted_exactly_and_one_server_to_whoever_asks(two: Server):
     server = two
     async with lines() as session, AsyncExitStack() as stack:
+        await settle(session, server, [0, 0])
         dialled = await asyncio.gather(*(dial(stack, session, server, n) for n in range(8)))
         phones = [phone for phone in dialled if phone is not None]
         refused = samples(server.get("/metrics")[1])[
@@ -174,6 +175,7 @@ async def test_a_token_is_good_for_one_socket_of_all_workers(two: Server):
 async def test_a_status_callback_ends_the_call_wherever_it_is(two: Server):
     server = two
     async with lines() as session, AsyncExitStack() as stack:
+        await settle(session, server, [0, 0])
         phones = [await dial(stack, session, server, n) for n in range(4)]
         await settle(session, server, [2, 2])
         for number in range(4):
